@@ -1,0 +1,55 @@
+"""What every command shares: one sentence and exit code 2 for a user's mistake, and `--json`."""
+
+import errno
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from jaxgpt.errors import UserError
+
+USER_MISTAKE = 2
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(USER_MISTAKE)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls `main`; mistakes of the user and full disks end with one sentence and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        fail(str(error))
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        fail(f"{error.filename}: {error.strerror}; check the path and its permissions")
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        fail(f"{disk_full(error)}; free some space and run the same command again")
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what is finished", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
+
+
+def disk_full(error: OSError) -> str:
+    where = error.filename or "the output folder"
+    return f"{where} could not be written ({error.strerror}); nothing half-written is left that counts as whole"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an exception means that the disk is full; tensorstore says so only in its text."""
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return True
+    return bool(re.search(r"No space left on device|Disk quota exceeded|File too large|ENOSPC", str(error)))
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """One JSON object as the last line of stdout."""
+    print(json.dumps(values), flush=True)

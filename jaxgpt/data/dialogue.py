@@ -1,0 +1,190 @@
+"""Conversations, and the three ways to write them as tokens.
+
+Data preparation, the exported chat template and the bot all write a conversation through `DialogueFormat`, so that a
+bot is prompted with exactly what its model was trained on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from jaxgpt.data.tokenizer import Tokenizer
+
+FormatName = Literal["eos", "tags", "sep"]
+LossOn = Literal["all", "responses", "last", "role0", "role1"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one speaker says at once. role: 0 opened the conversation, 1 answers; weight: of its loss."""
+
+    text: str
+    role: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Conversation:
+    turns: tuple[Turn, ...]
+
+    @classmethod
+    def alternating(cls, texts: Sequence[str]) -> "Conversation":
+        return cls(tuple(Turn(text, index % 2) for index, text in enumerate(texts)))
+
+
+@dataclass(frozen=True)
+class EncodedConversation:
+    """A conversation as arrays of one length T.
+
+    ids int; weights float32, of predicting this token (0 at position 0, which nothing predicts); roles uint8.
+    starts: where each turn begins, the first at 0; a cut at one of them leaves every turn whole.
+    """
+
+    ids: np.ndarray
+    weights: np.ndarray
+    roles: np.ndarray
+    starts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DialogueFormat:
+    """How a turn is written: its speaker's tag, its text, an ending text, an ending token.
+
+    An opening token stands before the first turn. With `ending_is_next` the ending token carries the role of the
+    speaker who comes next, because it opens that turn as well.
+    """
+
+    name: FormatName
+    tags: tuple[str, str] = ("", "")
+    ending_text: str = ""
+    ending_token: Literal["", "eos", "<sep>"] = ""
+    opening_token: Literal["", "<sep>"] = ""
+    ending_is_next: bool = False
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Tokens that the tokenizer must know beside its own."""
+        return ("<sep>",) if self.ending_token == "<sep>" else ()
+
+    def turn_text(self, turn: Turn) -> str:
+        """What the tokenizer sees of a turn, encoded as one string."""
+        return f"{self.tags[turn.role]}{turn.text}{self.ending_text}"
+
+    def ending_ids(self, tokenizer: Tokenizer) -> list[int]:
+        """Token ids that follow a turn beyond its text."""
+        if self.ending_token == "eos":
+            return [tokenizer.eos_token_id]
+        return [tokenizer.token_id(self.ending_token)] if self.ending_token else []
+
+    def opening_ids(self, tokenizer: Tokenizer) -> list[int]:
+        return [tokenizer.token_id(self.opening_token)] if self.opening_token else []
+
+    def stop_ids(self, tokenizer: Tokenizer) -> list[int]:
+        """The ids that end a turn, in order; a reply is over when it ends with them."""
+        return tokenizer.encode(self.ending_text) + self.ending_ids(tokenizer)
+
+    def join(
+        self, conversation: Conversation, turn_ids: Sequence[Sequence[int]], tokenizer: Tokenizer
+    ) -> EncodedConversation:
+        """The conversation from its turns' encoded texts (each that of `turn_text`)."""
+        ending, opening = self.ending_ids(tokenizer), self.opening_ids(tokenizer)
+        ids: list[int] = list(opening)
+        weights: list[float] = [conversation.turns[0].weight] * len(opening)
+        roles: list[int] = [conversation.turns[0].role] * len(opening)
+        starts = []
+        for turn, text_ids in zip(conversation.turns, turn_ids, strict=True):
+            # A token that ends one turn and opens the next belongs to the next when a conversation is cut.
+            starts.append(len(ids) - len(opening))
+            ids += [*text_ids, *ending]
+            weights += [turn.weight] * (len(text_ids) + len(ending))
+            ending_role = 1 - turn.role if self.ending_is_next else turn.role
+            roles += [turn.role] * len(text_ids) + [ending_role] * len(ending)
+        weights[0] = 0.0
+        return EncodedConversation(
+            np.array(ids, np.int64), np.array(weights, np.float32), np.array(roles, np.uint8), tuple(starts)
+        )
+
+    def prompt(self, conversation: Conversation, reply_role: int, tokenizer: Tokenizer) -> EncodedConversation:
+        """The conversation so far and the tag of the speaker who replies: what a bot's model continues."""
+        encoded = self.join(
+            conversation, tokenizer.encode_batch([self.turn_text(turn) for turn in conversation.turns]), tokenizer
+        )
+        tag = tokenizer.encode(self.tags[reply_role])
+        return EncodedConversation(
+            np.concatenate([encoded.ids, np.array(tag, np.int64)]),
+            np.concatenate([encoded.weights, np.zeros(len(tag), np.float32)]),
+            np.concatenate([encoded.roles, np.full(len(tag), reply_role, np.uint8)]),
+            encoded.starts,
+        )
+
+    def chat_template(self) -> str:
+        """Jinja template that writes Hugging Face messages (user is role 0, assistant role 1) in this format."""
+        content = "{{ message['content'].strip() }}"
+        if self.name == "eos":
+            return "{% for message in messages %}" + content + "{{ eos_token }}{% endfor %}"
+        if self.name == "sep":
+            return "<sep>{% for message in messages %}" + content + "<sep>{% endfor %}"
+        return (
+            "{% for message in messages %}{{ 'B:' if message['role'] == 'assistant' else 'A:' }}"
+            + content
+            + "{{ '\\n\\n\\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'B:' }}{% endif %}"
+        )
+
+
+FORMATS: dict[FormatName, DialogueFormat] = {
+    "eos": DialogueFormat("eos", ending_token="eos"),
+    "tags": DialogueFormat("tags", tags=("A:", "B:"), ending_text="\n\n\n"),
+    "sep": DialogueFormat("sep", ending_token="<sep>", opening_token="<sep>", ending_is_next=True),
+}
+
+
+def weigh(conversation: Conversation, loss_on: LossOn) -> Conversation:
+    """The conversation with weight 0 on every turn that `loss_on` leaves out; `responses` leaves out the first."""
+    last = len(conversation.turns) - 1
+    counts = {
+        "all": lambda index, turn: True,
+        "responses": lambda index, turn: index > 0,
+        "last": lambda index, turn: index == last,
+        "role0": lambda index, turn: turn.role == 0,
+        "role1": lambda index, turn: turn.role == 1,
+    }[loss_on]
+    return Conversation(
+        tuple(
+            turn if counts(index, turn) else Turn(turn.text, turn.role, 0.0)
+            for index, turn in enumerate(conversation.turns)
+        )
+    )
+
+
+def cut(encoded: EncodedConversation, row_length: int) -> list[EncodedConversation]:
+    """Pieces of at most `row_length` tokens, cut where turns begin, that overlap by one turn.
+
+    The turn that a piece repeats is context: its weights are 0, so each token is still predicted exactly once. Where
+    two turns do not fit together only the last token is repeated; a turn longer than a row is cut within.
+    """
+    length = len(encoded.ids)
+    edges = [*encoded.starts, length]
+    pieces: list[EncodedConversation] = []
+    start = done = 0  # where the piece begins; before `done` every token has been predicted already
+    while done < length:
+        stop = length
+        if length - start > row_length:
+            edge = max(edge for edge in edges if edge <= start + row_length)
+            stop = edge if edge > done else start + row_length
+        weights = encoded.weights[start:stop].copy()
+        weights[: max(done - start, 1)] = 0.0
+        pieces.append(
+            EncodedConversation(
+                encoded.ids[start:stop],
+                weights,
+                encoded.roles[start:stop],
+                tuple(edge - start for edge in encoded.starts if start <= edge < stop),
+            )
+        )
+        done = stop
+        previous = max(edge for edge in edges if edge < stop)
+        following = min((edge for edge in edges if edge > stop), default=length)
+        start = previous if following - previous <= row_length else stop - 1
+    return pieces
