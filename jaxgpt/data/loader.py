@@ -6,7 +6,7 @@ Dimensions: B rows of a batch, T tokens of a row.
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -180,10 +180,10 @@ def evaluation_batches(
         yield pages.in_order(index * batch_size + mine.start, mine.stop - mine.start)
 
 
-def prefetch(items: Iterator[T], ahead: int) -> Iterator[T]:
+def prefetch(items: Iterator[T], ahead: int) -> Generator[T, None, None]:
     """The same items, made by a thread that works up to `ahead` of them in advance.
 
-    An exception of `items` is raised where its item would have come.
+    An exception of `items` is raised where its item would have come. Closing the iterator ends the thread.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(ahead)
     stop = threading.Event()
@@ -217,3 +217,4 @@ def prefetch(items: Iterator[T], ahead: int) -> Iterator[T]:
             yield item  # type: ignore[misc]  # an item comes without an error
     finally:
         stop.set()
+        thread.join()  # a thread that is still at work when the interpreter ends would crash it

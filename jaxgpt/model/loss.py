@@ -1,20 +1,100 @@
-"""Cross-entropy straight from hidden states.
+"""Final projection and cross-entropy in one, with the backward pass written by hand.
 
-Dimensions: B batch, T position, D n_embd, V vocabulary (padded).
+Dimensions: N tokens, D n_embd, V vocabulary (padded), C tokens of a chunk.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
+# Tokens whose logits exist at the same time. Large enough for full-speed matrix products, small enough that the logits
+# of GPT-2's vocabulary (103 MB in float32) come and go in one buffer.
+_CHUNK = 512
 
-def token_nll(hidden_BTD: jax.Array, table_VD: jax.Array, targets_BT: jax.Array, vocab_size: int) -> jax.Array:
-    """Negative log-likelihood of each target -> (B, T) float32, nats.
 
-    table_VD: the tied embedding table; its rows from `vocab_size` on are padding and get no probability.
+def token_nll(hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, vocab_size: int) -> jax.Array:
+    """Negative log-likelihood of each target -> (N,) float32, nats.
+
+    hidden_ND: after the last LayerNorm, in the dtype of the matrix products.
+    table_VD: the tied embedding table, float32; its rows from `vocab_size` on are padding and get no probability.
     """
-    logits_BTV = jnp.einsum(
-        "BTD,VD->BTV", hidden_BTD, table_VD.astype(hidden_BTD.dtype), preferred_element_type=jnp.float32
+    n_tokens, chunk = targets_N.shape[0], _CHUNK
+    padded = -(-n_tokens // chunk) * chunk
+    hidden = jnp.pad(hidden_ND, ((0, padded - n_tokens), (0, 0))).reshape(-1, chunk, hidden_ND.shape[1])
+    targets = jnp.pad(targets_N, (0, padded - n_tokens)).reshape(-1, chunk)
+    nll = jax.lax.map(lambda part: _exps(*part, table_VD, vocab_size)[0], (hidden, targets))
+    return nll.reshape(-1)[:n_tokens]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def weighted_nll(
+    hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array, vocab_size: int
+) -> jax.Array:
+    """Σ nll·w over tokens -> float32 scalar. Differentiable in `hidden_ND` and `table_VD` only.
+
+    The gradients are computed with the value, chunk by chunk, so that no logits are kept.
+    """
+    return (token_nll(hidden_ND, table_VD, targets_N, vocab_size) * weights_N).sum()
+
+
+def _exps(
+    hidden_CD: jax.Array, targets_C: jax.Array, table_VD: jax.Array, vocab_size: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """nll (C,), exp(logits - their maximum) (C, V) with zeros for padding, and the sums of the latter (C, 1)."""
+    table_VD = table_VD.astype(hidden_CD.dtype)
+    logits_CV = jnp.einsum("CD,VD->CV", hidden_CD, table_VD, preferred_element_type=jnp.float32)
+    logits_CV = jnp.where(jnp.arange(table_VD.shape[0]) < vocab_size, logits_CV, -jnp.inf)
+    # The barriers stop XLA from computing the exponentials again for each of their three uses.
+    logits_CV = jax.lax.optimization_barrier(logits_CV)
+    max_C1 = logits_CV.max(-1, keepdims=True)
+    exps_CV = jax.lax.optimization_barrier(jnp.exp(logits_CV - max_C1))
+    sums_C1 = exps_CV.sum(-1, keepdims=True)
+    target_C = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1)[:, 0]
+    return (jnp.log(sums_C1) + max_C1)[:, 0] - target_C, exps_CV, sums_C1
+
+
+def _forward(
+    hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array, vocab_size: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The value, and the gradients as residuals.
+
+    With p = exps / sums, d nll / d logits = p - onehot(target). Dividing by the sums is done on the (C, D) sides of
+    the products, and the one-hot part is a gather and a scatter, so the (C, V) array is touched no further.
+    """
+    n_tokens, n_embd = hidden_ND.shape
+    dtype = hidden_ND.dtype
+    padded = -(-n_tokens // _CHUNK) * _CHUNK
+    table_in_dtype = table_VD.astype(dtype)
+
+    def chunk(grad_table_VD: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        hidden_CD, targets_C, weights_C = part
+        nll_C, exps_CV, sums_C1 = _exps(hidden_CD, targets_C, table_VD, vocab_size)
+        exps_CV = exps_CV.astype(dtype)
+        scale_C1 = weights_C[:, None] / sums_C1
+        mean_CD = jnp.einsum("CV,VD->CD", exps_CV, table_in_dtype, preferred_element_type=jnp.float32) * scale_C1
+        grad_hidden_CD = mean_CD - table_VD[targets_C] * weights_C[:, None]
+        grad_table_VD += jnp.einsum(
+            "CV,CD->VD", exps_CV, (hidden_CD * scale_C1).astype(dtype), preferred_element_type=jnp.float32
+        )
+        return grad_table_VD, ((nll_C * weights_C).sum(), grad_hidden_CD)
+
+    def chunked(x: jax.Array) -> jax.Array:
+        return jnp.pad(x, ((0, padded - n_tokens), *((0, 0),) * (x.ndim - 1))).reshape(-1, _CHUNK, *x.shape[1:])
+
+    grad_table_VD, (losses, grad_hidden) = jax.lax.scan(
+        chunk, jnp.zeros(table_VD.shape, jnp.float32), (chunked(hidden_ND), chunked(targets_N), chunked(weights_N))
     )
-    logits_BTV = jnp.where(jnp.arange(table_VD.shape[0]) < vocab_size, logits_BTV, -jnp.inf)
-    target_logits_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits_BTV, axis=-1) - target_logits_BT
+    grad_table_VD = grad_table_VD.at[targets_N].add(-hidden_ND.astype(jnp.float32) * weights_N[:, None])
+    grad_hidden_ND = grad_hidden.reshape(padded, n_embd)[:n_tokens]
+    return losses.sum(), (grad_hidden_ND.astype(dtype), grad_table_VD)
+
+
+def _backward(
+    vocab_size: int, grads: tuple[jax.Array, jax.Array], outer: jax.Array
+) -> tuple[jax.Array, jax.Array, None, None]:
+    grad_hidden_ND, grad_table_VD = grads
+    return (grad_hidden_ND * outer).astype(grad_hidden_ND.dtype), grad_table_VD * outer, None, None
+
+
+weighted_nll.defvjp(_forward, _backward)

@@ -1,0 +1,130 @@
+"""Checkpoints through Orbax: written in the background, renamed when whole, kept by three rules."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from jaxgpt.config import CheckpointConfig
+from jaxgpt.errors import UserError
+from jaxgpt.model.gpt2 import Params
+from jaxgpt.train.step import TrainState
+
+FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What belongs to a checkpoint beside arrays.
+
+    position: rows of the shuffled data sequence that have been trained on; best_loss: lowest validation loss so far;
+    config: the run's configuration; data: hash of the manifest; wandb_id: of the run at Weights & Biases.
+    """
+
+    step: int
+    position: int
+    config: dict[str, Any]
+    data: str
+    best_loss: float | None = None
+    wandb_id: str | None = None
+
+
+class Checkpoints:
+    """The checkpoints of one run. Use as a context: leaving it waits until the last one is on the disk."""
+
+    def __init__(self, run: Path, cfg: CheckpointConfig):
+        self._manager = ocp.CheckpointManager(
+            (run / FOLDER).absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=managers.AnyPreservationPolicy(
+                    [
+                        managers.LatestN(cfg.keep_last),
+                        managers.EveryNSeconds(int(cfg.keep_every_hours * 3600)),
+                        # Sorted descending: the policy keeps the end of the list, the lowest losses.
+                        managers.BestN(
+                            get_metric_fn=_valid_loss,
+                            reverse=True,
+                            n=cfg.keep_best,
+                            keep_checkpoints_without_metrics=False,
+                        ),
+                    ]
+                ),
+                best_fn=_valid_loss,  # without it Orbax does not store the metrics
+                best_mode="min",
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def save(self, state: TrainState, run_state: RunState, valid_loss: float | None = None) -> None:
+        """Copies the state to the host and writes it in the background; a step that is saved already is left."""
+        if run_state.step in self._manager.all_steps():
+            return
+        self._manager.save(
+            run_state.step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+                run=ocp.args.JsonSave(asdict(run_state)),
+            ),
+            metrics=None if valid_loss is None else {"valid_loss": valid_loss},
+        )
+
+    def wait(self) -> None:
+        self._manager.wait_until_finished()
+
+    def restore(self, like: TrainState) -> TrainState:
+        """The newest checkpoint, placed as the shapes in `like` are."""
+        restored = self._manager.restore(
+            self._manager.latest_step(),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(like.params),
+                optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
+            ),
+        )
+        return TrainState(restored.optimizer["step"], restored.params, restored.optimizer["opt_state"])
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manager.close()
+
+
+def _valid_loss(metrics: dict[str, float]) -> float:
+    return metrics["valid_loss"]
+
+
+def steps(run: Path) -> list[int]:
+    """Steps of the run's whole checkpoints, ascending."""
+    folder = run / FOLDER
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.is_dir() else []
+
+
+def read_run_state(run: Path, step: int) -> RunState:
+    restored = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore((run / FOLDER / str(step) / "run").absolute())
+    return RunState(**restored)
+
+
+def best_step(run: Path) -> int:
+    """The checkpoint with the lowest validation loss, or the newest where none was evaluated."""
+    done = steps(run)
+    if not done:
+        raise UserError(f"{run} has no checkpoint yet; train it first with `jaxgpt train --output {run}`")
+    losses = {}
+    for step in done:
+        metrics = run / FOLDER / str(step) / "metrics" / "metrics"
+        if metrics.is_file():
+            loaded = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(metrics.parent.absolute())
+            losses[step] = float(loaded["valid_loss"])
+    return min(losses, key=losses.__getitem__) if losses else done[-1]
+
+
+def restore_params(run: Path, step: int, like: Params) -> Params:
+    """The parameters of one checkpoint, placed as the shapes in `like` are."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore((run / FOLDER / str(step) / "params").absolute(), like)

@@ -1,0 +1,183 @@
+"""The training loop and nothing else."""
+
+import hashlib
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import jax
+
+from jaxgpt.config import Config
+from jaxgpt.data.loader import Pages, prefetch, training_batches
+from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, check_fits
+from jaxgpt.data.tokenizer import load_tokenizer
+from jaxgpt.errors import UserError
+from jaxgpt.train.checkpoint import Checkpoints, RunState
+from jaxgpt.train.parallel import Parallel
+from jaxgpt.train.run import open_run
+from jaxgpt.train.sample import sample
+from jaxgpt.train.signals import stop_on_signal
+from jaxgpt.train.step import Batch, TrainState
+from jaxgpt.train.telemetry import Telemetry
+from jaxgpt.train.validate import SplitLoss, split_loss
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended. stopped_by: the signal that asked for it, None at the end of the run.
+
+    tokens_per_second: trained tokens of weight above 0 over the time of this call's steps without the first two, which
+    compile; None where there were too few steps.
+    """
+
+    step: int
+    train_loss: float | None
+    valid_loss: float | None
+    tokens_per_second: float | None
+    stopped_by: int | None
+
+
+class Trainer:
+    """What stays the same over the steps of one call of `train`."""
+
+    def __init__(self, cfg: Config):
+        self.cfg = cfg
+        self.pages = Pages(Path(cfg.data.path), cfg.data.train_split, cfg.data.seq_len)
+        self.valid = Pages(Path(cfg.data.path), cfg.data.valid_split, cfg.data.seq_len)
+        check_fits(self.pages.manifest, self.pages.folder, cfg.model.vocab_size)
+        if self.pages.seq_len > cfg.model.n_positions:
+            raise UserError(
+                f"rows of {self.pages.seq_len} tokens in {self.pages.folder} are longer than model.n_positions "
+                f"{cfg.model.n_positions}; raise model.n_positions or set data.seq_len"
+            )
+        self.parallel = Parallel()
+        self.parallel.check_batch(cfg.train.batch_size, cfg.train.microbatches)
+        self.train_step = self.parallel.train_step(cfg)
+        self.eval_step = self.parallel.eval_step(cfg.model)
+        self.tokenizer = load_tokenizer(str(self.pages.folder / TOKENIZER_FOLDER))
+
+    @property
+    def data_hash(self) -> str:
+        return hashlib.sha256((self.pages.folder / FILE).read_bytes()).hexdigest()
+
+    def batches(self, position: int) -> Generator[tuple[Batch, int], None, None]:
+        """Batches on the devices, each with the data position after it, made ahead of the step."""
+        host = training_batches(self.pages, self.cfg.train.batch_size, self.cfg.seed, position)
+        return prefetch(((self.parallel.split(batch), after) for batch, after in host), self.cfg.data.prefetch)
+
+    def validate(self, state: TrainState) -> SplitLoss:
+        batch_size, limit = self.cfg.train.batch_size, self.cfg.eval.batches
+        return split_loss(self.parallel, self.eval_step, state.params, self.valid, batch_size, limit)
+
+    def sample(self, state: TrainState, step: int) -> str:
+        """The prompt and how the model goes on, as text."""
+        prompt = self.tokenizer.encode(self.cfg.eval.sample_prompt) or [self.tokenizer.eos_token_id]
+        roles = [0] * len(prompt)
+        cfg = self.cfg
+        new = sample(cfg.model, state.params, prompt, roles, cfg.eval.sample_tokens, cfg.seed + step)
+        return self.tokenizer.decode(prompt + new)
+
+
+def train(cfg: Config) -> Outcome:
+    """Trains until cfg.train.max_steps, from the newest checkpoint of cfg.output where there is one.
+
+    Raises UserError before the first step where configuration, pages and devices do not fit each other.
+    """
+    trainer = Trainer(cfg)
+    before = open_run(cfg, trainer.data_hash)
+    trainer.tokenizer.save(Path(cfg.output) / TOKENIZER_FOLDER)
+    run_state = before or RunState(step=0, position=0, config=asdict(cfg), data=trainer.data_hash)
+    run_state = replace(run_state, config=asdict(cfg))
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signal())
+        checkpoints = stack.enter_context(Checkpoints(Path(cfg.output), cfg.checkpoint))
+        telemetry = stack.enter_context(Telemetry(cfg, asdict(cfg), run_state.step, run_state.wandb_id))
+        if before:
+            state = checkpoints.restore(trainer.parallel.abstract_state(cfg))
+            telemetry.say(f"{cfg.output}: goes on from step {before.step}")
+        else:
+            state = trainer.parallel.init_state(cfg)
+        run_state = replace(run_state, wandb_id=telemetry.wandb_id)
+        clock = _Clock()
+        train_loss = valid_loss = None
+        batches = stack.enter_context(closing(trainer.batches(run_state.position)))
+        pending = None  # the step before the one under way: its metrics are read while the devices work
+        while run_state.step < cfg.train.max_steps and not stop:
+            batch, position = next(batches)
+            state, metrics = trainer.train_step(state, batch)
+            run_state = replace(run_state, step=run_state.step + 1, position=position)
+            if pending:
+                train_loss = clock.read(*pending, cfg, telemetry)
+            pending = (run_state.step, metrics)
+
+            last = run_state.step == cfg.train.max_steps
+            new_best = False
+            if last or run_state.step % cfg.eval.every == 0 or stop:
+                train_loss = clock.read(*pending, cfg, telemetry)
+                pending = None
+            if last or run_state.step % cfg.eval.every == 0:
+                clock.pause()
+                valid_loss = _report_validation(trainer, state, run_state.step, telemetry)
+                new_best = run_state.best_loss is None or valid_loss < run_state.best_loss
+                run_state = replace(run_state, best_loss=valid_loss if new_best else run_state.best_loss)
+                clock.resume()
+            if last or new_best or stop or run_state.step % cfg.checkpoint.every == 0:
+                evaluated = run_state.step % cfg.eval.every == 0 or last
+                checkpoints.save(state, run_state, valid_loss if evaluated else None)
+        if stop:
+            telemetry.say(f"{cfg.output}: saved at step {run_state.step}; the same command goes on from there")
+    return Outcome(run_state.step, train_loss, valid_loss, clock.tokens_per_second, stop.signal)
+
+
+def _report_validation(trainer: Trainer, state: TrainState, step: int, telemetry: Telemetry) -> float:
+    result = trainer.validate(state)
+    telemetry.scalars(step, {"valid_loss": result.loss, "valid_perplexity": result.perplexity})
+    telemetry.say(f"step {step}: valid_loss {result.loss:.4f}, valid_perplexity {result.perplexity:.2f}")
+    if trainer.cfg.eval.sample_tokens:
+        telemetry.text(step, "sample", trainer.sample(state, step))
+    return result.loss
+
+
+class _Clock:
+    """Reads metrics of finished steps, logs them, and keeps the speed. The first two steps compile and don't count."""
+
+    _COMPILING = 2
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._tokens = 0
+        self._seconds = 0.0
+        self._window_tokens = 0
+        self._window_seconds = 0.0
+        self._at = time.perf_counter()
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self._tokens / self._seconds if self._seconds else None
+
+    def pause(self) -> None:
+        """Time from here to `resume` belongs to no step."""
+        self._elapsed = time.perf_counter() - self._at
+
+    def resume(self) -> None:
+        self._at = time.perf_counter() - self._elapsed
+
+    def read(self, step: int, metrics: dict[str, jax.Array], cfg: Config, telemetry: Telemetry) -> float:
+        """Waits for the step's metrics; the loss of exactly this step goes to the log, so a resumed run repeats it."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        now = time.perf_counter()
+        seconds, self._at = now - self._at, now
+        self._steps += 1
+        if self._steps > self._COMPILING:
+            self._tokens += int(values["tokens"])
+            self._seconds += seconds
+        self._window_tokens += int(values["tokens"])
+        self._window_seconds += seconds
+        speed = self._window_tokens / self._window_seconds
+        telemetry.progress(values["loss"], speed)
+        if step % cfg.log.every == 0 or step == cfg.train.max_steps:
+            telemetry.scalars(step, {**values, "tokens_per_second": speed})
+            self._window_tokens, self._window_seconds = 0, 0.0
+        return values["loss"]

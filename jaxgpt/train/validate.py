@@ -1,0 +1,47 @@
+"""The negative log-likelihood of a split: what validation and `jaxgpt perplexity` both report."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxgpt.data.loader import Pages, evaluation_batches, prefetch
+from jaxgpt.model.gpt2 import Params
+from jaxgpt.train.parallel import Parallel
+from jaxgpt.train.step import Batch, Metrics
+
+
+class SplitLoss(NamedTuple):
+    """nll_sum: nats over all counted targets; tokens: their number."""
+
+    nll_sum: float
+    tokens: int
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nll_sum / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        return float(np.exp(self.loss))
+
+
+def split_loss(
+    parallel: Parallel,
+    eval_step: Callable[[Params, Batch], Metrics],
+    params: Params,
+    pages: Pages,
+    batch_size: int,
+    limit: int = 0,
+    progress: Callable[[Iterator[dict[str, np.ndarray]]], Iterator[dict[str, np.ndarray]]] = lambda batches: batches,
+) -> SplitLoss:
+    """Σ nll and Σ tokens over the split, or over its first `limit` batches; sums across batches are float64."""
+    parallel.check_batch(batch_size)
+    batches = progress(prefetch(evaluation_batches(pages, batch_size, limit), 2))
+    sums = [eval_step(params, parallel.split(batch)) for batch in batches]
+    nll_sum, tokens = 0.0, 0
+    for part in jax.device_get(sums):
+        nll_sum, tokens = nll_sum + float(part["nll_sum"]), tokens + int(part["tokens"])
+    return SplitLoss(nll_sum, tokens)
