@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from jaxgpt.errors import UserError
 
 USER_MISTAKE = 2
+_BAD_PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -27,12 +28,12 @@ def run(main: Callable[[], None]) -> None:
         fail(str(error))
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        fail(f"{error.filename}: {error.strerror}; check the path and its permissions")
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if error.errno in _DISK_FULL:
+            fail(f"{disk_full(error)}; free some space and run the same command again")
+        if error.errno not in _BAD_PATH or error.filename is None:
             raise
-        fail(f"{disk_full(error)}; free some space and run the same command again")
+        fail(f"{error.filename}: {error.strerror}; check the path and its permissions")
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is finished", file=sys.stderr, flush=True)
         raise SystemExit(130) from None

@@ -1,5 +1,6 @@
 """Checkpoints through Orbax: written in the background, renamed when whole, kept by three rules."""
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +22,15 @@ class RunState:
     """What belongs to a checkpoint beside arrays.
 
     position: rows of the shuffled data sequence that have been trained on; best_loss: lowest validation loss so far;
-    config: the run's configuration; data: hash of the manifest; wandb_id: of the run at Weights & Biases.
+    config: the run's configuration; data: hash of the manifest; dialogue_format: None for documents; wandb_id: of the
+    run at Weights & Biases.
     """
 
     step: int
     position: int
     config: dict[str, Any]
     data: str
+    dialogue_format: str | None
     best_loss: float | None = None
     wandb_id: str | None = None
 
@@ -106,8 +109,7 @@ def steps(run: Path) -> list[int]:
 
 
 def read_run_state(run: Path, step: int) -> RunState:
-    restored = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore((run / FOLDER / str(step) / "run").absolute())
-    return RunState(**restored)
+    return RunState(**json.loads((run / FOLDER / str(step) / "run" / "metadata").read_text(encoding="utf-8")))
 
 
 def best_step(run: Path) -> int:
@@ -119,8 +121,7 @@ def best_step(run: Path) -> int:
     for step in done:
         metrics = run / FOLDER / str(step) / "metrics" / "metrics"
         if metrics.is_file():
-            loaded = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(metrics.parent.absolute())
-            losses[step] = float(loaded["valid_loss"])
+            losses[step] = _valid_loss(json.loads(metrics.read_text(encoding="utf-8")))
     return min(losses, key=losses.__getitem__) if losses else done[-1]
 
 

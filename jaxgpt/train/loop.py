@@ -88,8 +88,8 @@ def train(cfg: Config) -> Outcome:
     trainer = Trainer(cfg)
     before = open_run(cfg, trainer.data_hash)
     trainer.tokenizer.save(Path(cfg.output) / TOKENIZER_FOLDER)
-    run_state = before or RunState(step=0, position=0, config=asdict(cfg), data=trainer.data_hash)
-    run_state = replace(run_state, config=asdict(cfg))
+    new = RunState(0, 0, asdict(cfg), trainer.data_hash, trainer.pages.manifest.dialogue_format)
+    run_state = replace(before or new, config=asdict(cfg))
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signal())
         checkpoints = stack.enter_context(Checkpoints(Path(cfg.output), cfg.checkpoint))
