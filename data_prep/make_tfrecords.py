@@ -33,7 +33,7 @@ from jaxgpt.command import print_json, run
 from jaxgpt.data.atomic import write_text
 from jaxgpt.data.dialogue import FORMATS, FormatName, LossOn
 from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, Manifest, ShardInfo, SplitInfo, load_manifest
-from jaxgpt.data.records import PageFormat
+from jaxgpt.data.records import Kind, PageFormat
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import UserError
 
@@ -48,8 +48,8 @@ class Options:
         source: KIND:PATH, several allowed. dialogue: JSON Lines, a list of turns per line; text: a file is a document.
             PATH may be a glob
         tokenizer: gpt2, a folder with tokenizer.json, or a name on the Hugging Face hub
-        format: how a conversation is written. eos: end-of-text after each turn (DialoGPT); tags: A: and B: before, three
-            newlines after it; sep: <sep> around it
+        format: how a conversation is written. eos: end-of-text after each turn (DialoGPT); tags: A: and B: before,
+            three newlines after it; sep: <sep> around it
         loss_on: the turns that count; responses is every turn but the first
         row_length: tokens per record; a longer conversation is cut where turns begin, into pieces that overlap by one
             turn, which counts only once
@@ -70,7 +70,11 @@ class Options:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name, value, low in (("row_length", self.row_length, 8), ("shards", self.shards, 1), ("seed", self.seed, 0)):
+        for name, value, low in (
+            ("row_length", self.row_length, 8),
+            ("shards", self.shards, 1),
+            ("seed", self.seed, 0),
+        ):
             if value < low:
                 raise UserError(f"--{name} is {value}; it must be {low} or more")
         for name, share in (("valid_fraction", self.valid_fraction), ("test_fraction", self.test_fraction)):
@@ -78,8 +82,8 @@ class Options:
                 raise UserError(f"--{name} is {share}; it must lie in [0, 1)")
         if self.valid_fraction + self.test_fraction >= 1:
             raise UserError(
-                f"--valid_fraction {self.valid_fraction} and --test_fraction {self.test_fraction} leave nothing to train "
-                "on; lower one of them"
+                f"--valid_fraction {self.valid_fraction} and --test_fraction {self.test_fraction} leave nothing to "
+                "train on; lower one of them"
             )
 
     @property
@@ -226,7 +230,9 @@ def collect(jobs: list[Job], sources: list[Source]) -> tuple[dict[str, SplitInfo
     splits = {}
     for split, _ in jobs[0].fractions:
         parts = [result["splits"][split] for result in results]
-        sums = {key: sum(part[key] for part in parts) for key in ("documents", "tokens", "targets", "text_bytes", "words")}
+        sums = {
+            key: sum(part[key] for part in parts) for key in ("documents", "tokens", "targets", "text_bytes", "words")
+        }
         shards = tuple(
             ShardInfo(job.file(split), part["records"], part["tokens"], part["bytes"], part["crc32c"])
             for job, part in zip(jobs, parts, strict=True)
@@ -243,7 +249,7 @@ def collect(jobs: list[Job], sources: list[Source]) -> tuple[dict[str, SplitInfo
 
 def make(options: Options, output: Path, processes: int) -> Manifest:
     sources = find_sources(options.source)
-    kind = "stream" if sources[0].kind == "text" else "dialogue"
+    kind: Kind = "stream" if sources[0].kind == "text" else "dialogue"
     tokenizer = load_tokenizer(options.tokenizer)
     if kind == "dialogue":
         tokenizer = tokenizer.with_tokens(FORMATS[options.format].special_tokens)

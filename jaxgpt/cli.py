@@ -57,7 +57,7 @@ def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
         return parser.instantiate(parser.parse_args(arguments))
     except (ArgumentError, JsonArgumentError) as error:
         message = " ".join(str(error).split())
-        raise UserError(_with_nearest(message, [key for key in _keys(parser)])) from None
+        raise UserError(_with_nearest(message, _keys(parser))) from None
 
 
 def _keys(parser: "ArgumentParser") -> list[str]:
@@ -146,10 +146,8 @@ def perplexity(arguments: list[str]) -> None:
 
 
 def _add_step(parser: "ArgumentParser") -> None:
-    from typing import Optional
-
     parser.add_argument(
-        "--step", type=Optional[int], default=None, help="checkpoint of a run; by default the one with the lowest loss"
+        "--step", type=int | None, default=None, help="checkpoint of a run; by default the one with the lowest loss"
     )
 
 
@@ -179,8 +177,8 @@ def export(arguments: list[str]) -> None:
         print_json({"output": str(output), "step": model.step, **asdict(parity), "data": what})
     if parity.max_abs_diff > exporting.BOUND:
         raise UserError(
-            f"{output}: logits differ by {parity.max_abs_diff:.2e}, more than {exporting.BOUND:.0e}; do not use it, and "
-            "please report this with the model's config.json"
+            f"{output}: logits differ by {parity.max_abs_diff:.2e}, more than {exporting.BOUND:.0e}; do not use "
+            "it, and please report this with the model's config.json"
         )
 
 
@@ -204,15 +202,13 @@ def chat(arguments: list[str]) -> None:
     jaxgpt chat --model runs/mine/hf
     jaxgpt chat --model runs/mine/hf --prompt "hello, how are you?"
     """
-    from typing import Optional
-
     from jaxgpt.chat.decoding import Decoding
 
     parser = _parser("chat", chat.__doc__ or "")
     parser.add_argument("--model", type=str, required=True, help="a folder that `jaxgpt export` made")
-    parser.add_argument("--prompt", type=Optional[str], default=None, help="say this, print the reply and leave")
+    parser.add_argument("--prompt", type=str | None, default=None, help="say this, print the reply and leave")
     parser.add_class_arguments(Decoding)
-    parser.add_argument("--json", action="store_true", help="with --prompt: print the exchange as JSON in the last line")
+    parser.add_argument("--json", action="store_true", help="with --prompt: print the exchange as JSON")
     args = _parse(parser, arguments)
     decoding = Decoding(**{name: getattr(args, name) for name in Decoding.__dataclass_fields__})
 
@@ -236,7 +232,7 @@ def demo(arguments: list[str]) -> None:
     jaxgpt demo
     """
     parser = _parser("demo", demo.__doc__ or "")
-    parser.add_argument("--output", type=str, default="runs/demo", help="folder for pages, run, model and report.json")
+    parser.add_argument("--output", type=str, default="runs/demo", help="folder for all of it and report.json")
     parser.add_argument("--config", type=str, default="configs/demo.yaml", help="configuration of the training")
     parser.add_argument("--train_options", type=list[str], default=[], help="options to pass on to `jaxgpt train`")
     parser.add_argument("--conversations", type=int, default=0, help="use only this many; 0 means all")

@@ -25,13 +25,13 @@ def read(block: Block) -> Iterator[Conversation]:
             turns = json.loads(line.text)
         except ValueError as error:
             raise UserError(
-                f"{line.where()}: not JSON ({error}); each line must be a list of turns such as [\"hello\", \"hi\"]"
+                f'{line.where()}: not JSON ({error}); each line must be a list of turns such as ["hello", "hi"]'
             ) from None
         if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
             found = next((t for t in turns if not isinstance(t, str)), turns) if isinstance(turns, list) else turns
             raise UserError(
                 f"{line.where()}: found {json.dumps(found)[:60]} where a string belongs; "
-                "each line must be a list of strings such as [\"hello\", \"hi\"]"
+                'each line must be a list of strings such as ["hello", "hi"]'
             )
         stripped = [turn.strip() for turn in turns]
         yield Conversation(tuple(Turn(text, index % 2) for index, text in enumerate(stripped) if text))

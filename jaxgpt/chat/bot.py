@@ -104,7 +104,9 @@ class Bot:
         self.turns.append(Turn(text.strip(), USER))
         prompt = self._prompt()
         ids = torch.tensor(prompt.ids)[None]
-        types = {"token_type_ids": torch.tensor(prompt.roles, dtype=torch.long)[None]} if self._cfg.use_token_types else {}
+        types = (
+            {"token_type_ids": torch.tensor(prompt.roles, dtype=torch.long)[None]} if self._cfg.use_token_types else {}
+        )
         decoding = self._decoding
         with torch.inference_mode():
             out = self._model.generate(
@@ -153,4 +155,3 @@ def talk(bot: Bot) -> None:
             print("Bot: ", end="", flush=True)
             bot.reply(text, lambda piece: print(piece, end="", flush=True))
             print(flush=True)
-

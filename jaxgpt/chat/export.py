@@ -15,7 +15,7 @@ from jaxgpt.data.loader import Pages
 from jaxgpt.errors import UserError
 from jaxgpt.evaluate.models import Model
 from jaxgpt.model.convert import CONFIG, WEIGHTS, to_hf_config, to_hf_tensors
-from jaxgpt.model.gpt2 import GPT2
+from jaxgpt.model.gpt2 import logits
 
 BOUND = 1e-3  # largest difference of two float32 logits that rounding explains
 _SEQUENCES = 16
@@ -117,7 +117,7 @@ def parity(model: Model, folder: Path, sequences: Iterator[tuple[np.ndarray, np.
 
     @jax.jit
     def run(ids_BT: jax.Array, roles_BT: jax.Array) -> jax.Array:
-        return GPT2(cfg).apply({"params": model.params}, ids_BT, roles_BT=roles_BT)
+        return logits(cfg, model.params, ids_BT, roles_BT=roles_BT)
 
     worst, nll_jax, nll_torch, tokens = 0.0, 0.0, 0.0, 0
     for ids, roles in sequences:
@@ -129,14 +129,14 @@ def parity(model: Model, folder: Path, sequences: Iterator[tuple[np.ndarray, np.
         padded = -(-length // 128) * 128 if cfg.n_positions >= 128 else cfg.n_positions
         padded = min(padded, cfg.n_positions)
         fill = ((0, padded - length),)
-        logits = np.asarray(run(np.pad(ids, fill)[None], np.pad(roles, fill)[None]))[0, :length]
+        ours = np.asarray(run(np.pad(ids, fill)[None], np.pad(roles, fill)[None]))[0, :length]
         with torch.inference_mode():
             types = torch.tensor(roles[None].astype(np.int64)) if cfg.use_token_types else None
             theirs = torch_model(torch.tensor(ids[None].astype(np.int64)), token_type_ids=types).logits[0]
             target = torch.tensor(ids[1:].astype(np.int64))
             nll_torch += float(torch.nn.functional.cross_entropy(theirs[:-1].double(), target, reduction="sum"))
-        worst = max(worst, float(np.abs(logits - theirs.numpy()).max()))
-        log_probs = jax.nn.log_softmax(logits[:-1], axis=-1)
+        worst = max(worst, float(np.abs(ours - theirs.numpy()).max()))
+        log_probs = jax.nn.log_softmax(ours[:-1], axis=-1)
         nll_jax -= float(log_probs[np.arange(length - 1), ids[1:]].sum())
         tokens += length - 1
     if not tokens:

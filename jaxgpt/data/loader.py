@@ -39,8 +39,8 @@ class Pages:
         self._tokens = [shard.tokens for shard in self.info.shards]
         if self.manifest.kind == "dialogue" and self.seq_len != self.manifest.row_length:
             raise UserError(
-                f"data.seq_len {self.seq_len} is not the row_length {self.manifest.row_length} of the dialogue pages in "
-                f"{folder}; leave data.seq_len out or build the pages with --row_length {self.seq_len}"
+                f"data.seq_len {self.seq_len} is not the row_length {self.manifest.row_length} of the dialogue pages "
+                f"in {folder}; leave data.seq_len out or build the pages with --row_length {self.seq_len}"
             )
         if not self.info.records:
             raise UserError(
@@ -95,8 +95,8 @@ class Pages:
             if seed_and_epoch is not None:
                 seed, epoch = seed_and_epoch
                 offset = random_u64(seed, _OFFSET, epoch, int(shard)) % self.seq_len
-            for row, number in zip(of_shard, within, strict=True):
-                self._read_window(shard, int(number) * self.seq_len - offset, row, batch)
+            for row, number in zip(of_shard.tolist(), within.tolist(), strict=True):
+                self._read_window(int(shard), number * self.seq_len - offset, row, batch)
         return batch
 
     def _read_dialogue(self, shard: int, records: np.ndarray, into: np.ndarray, batch: Batch) -> None:

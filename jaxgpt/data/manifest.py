@@ -85,7 +85,9 @@ class Manifest:
 
     def open_shards(self, folder: Path, split: str) -> list[Shard]:
         """The split's files, each checked against its size in the manifest."""
-        return [Shard(folder / shard.file, self.page_format, shard.records) for shard in self.split(split, folder).shards]
+        return [
+            Shard(folder / shard.file, self.page_format, shard.records) for shard in self.split(split, folder).shards
+        ]
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -93,8 +95,10 @@ def load_manifest(folder: Path) -> Manifest:
     path = folder / FILE
     if not path.is_file():
         unfinished = folder.is_dir() and any(folder.glob("*.tfrecord*"))
-        why = "the build did not finish: run the same make_tfrecords.py command again" if unfinished else (
-            "build pages there first: python data_prep/make_tfrecords.py --source FILE --output " + str(folder)
+        why = (
+            "the build did not finish: run the same make_tfrecords.py command again"
+            if unfinished
+            else ("build pages there first: python data_prep/make_tfrecords.py --source FILE --output " + str(folder))
         )
         raise UserError(f"{path} is missing; {why}")
     try:

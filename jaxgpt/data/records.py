@@ -64,7 +64,7 @@ class PageFormat:
 
     stream:   tokens only. Rows are consecutive pieces of one token stream per shard.
     dialogue: whole conversations packed into rows.
-              weights  float32, the loss weight of predicting this token (0 for a conversation's first token and padding)
+              weights  float32, the loss weight of predicting this token; 0 for a conversation's first and padding
               segments uint16, 1, 2, … by conversation within the row; 0 is padding
               roles    uint8, the speaker: 0 or 1
 
@@ -91,9 +91,7 @@ class PageFormat:
     @cached_property
     def _constants(self) -> dict[str, bytes]:
         """Record field -> the bytes that are the same in every record."""
-        heads = {
-            name: _feature_header(name, dtype.itemsize * self.row_length) for name, dtype in self.columns.items()
-        }
+        heads = {name: _feature_header(name, dtype.itemsize * self.row_length) for name, dtype in self.columns.items()}
         body = sum(len(head) for head in heads.values()) + self.row_length * sum(
             dtype.itemsize for dtype in self.columns.values()
         )
@@ -202,7 +200,7 @@ class Shard:
         if found != records * record_bytes:
             raise UserError(
                 f"{path} has {found} bytes, its manifest promises {records} records of {record_bytes} bytes "
-                f"({records * record_bytes}); the file is truncated or not the one that was built: build the pages again"
+                f"({records * record_bytes}); truncated, or not the file that was built: build the pages again"
             )
         data = np.asarray(np.memmap(path, np.uint8, "r")) if records else np.empty(0, np.uint8)
         self._bytes = data.reshape(records, record_bytes)

@@ -33,11 +33,9 @@ class Tokenizer:
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         ends = [token for token in (END_OF_TEXT, "</s>") if backend.token_to_id(token) is not None]
         if not ends:
-            raise UserError(
-                f"tokenizer {name} has neither {END_OF_TEXT} nor </s>; add one of them as a special token"
-            )
+            raise UserError(f"tokenizer {name} has neither {END_OF_TEXT} nor </s>; add one of them as a special token")
         self.eos_token = ends[0]
-        self.eos_token_id: int = backend.token_to_id(self.eos_token)
+        self.eos_token_id = self.token_id(self.eos_token)
 
     @property
     def hash(self) -> str:
@@ -106,7 +104,7 @@ def _gpt2() -> tokenizers.Tokenizer:
             )
         files[file] = content.decode()
     # The first line of vocab.bpe is a version comment; the last is empty.
-    merges = [tuple(line.split()) for line in files["vocab.bpe"].split("\n")[1:] if line]
+    merges = [(line.split()[0], line.split()[1]) for line in files["vocab.bpe"].split("\n")[1:] if line]
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=json.loads(files["encoder.json"]), merges=merges))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()

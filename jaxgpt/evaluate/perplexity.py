@@ -21,7 +21,7 @@ _TOKENS_PER_BATCH = 4096  # per device
 
 @dataclass(frozen=True)
 class Perplexity:
-    """token_perplexity = exp(Σnll / Σtokens); word_perplexity = exp(Σnll / Σwords); bits_per_byte = Σnll / ln 2 / Σbytes.
+    """token_perplexity exp(Σnll / Σtokens), word_perplexity exp(Σnll / Σwords), bits_per_byte Σnll / ln 2 / Σbytes.
 
     tokens: predicted ones, of weight above 0, each counted once whatever its weight. words and bytes: of the original
     text of the turns or documents that these tokens encode, words between white space, bytes of UTF-8. The format's own
@@ -39,7 +39,13 @@ class Perplexity:
     @classmethod
     def of(cls, nll_sum: float, tokens: int, words: int, n_bytes: int) -> "Perplexity":
         return cls(
-            _exp(nll_sum / tokens), _exp(nll_sum / words), nll_sum / math.log(2) / n_bytes, nll_sum, tokens, words, n_bytes
+            _exp(nll_sum / tokens),
+            _exp(nll_sum / words),
+            nll_sum / math.log(2) / n_bytes,
+            nll_sum,
+            tokens,
+            words,
+            n_bytes,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -88,6 +94,8 @@ def open_pages(model: Model, folder: Path, split: str) -> Pages:
             )
         pages = Pages(folder, split, model.cfg.n_positions)
     if not pages.info.targets:
-        raise UserError(f"{folder}: no token of the split {split!r} counts (loss_on {pages.manifest.loss_on}); "
-                        "build the pages with another --loss_on")
+        raise UserError(
+            f"{folder}: no token of the split {split!r} counts (loss_on {pages.manifest.loss_on}); "
+            "build the pages with another --loss_on"
+        )
     return pages

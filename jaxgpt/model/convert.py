@@ -1,4 +1,4 @@
-"""Parameters to and from a stock Hugging Face GPT-2 folder. Nothing is transposed; only the padding rows come and go."""
+"""Parameters to and from a stock Hugging Face GPT-2 folder: nothing is transposed, only padding rows come and go."""
 
 import json
 from pathlib import Path

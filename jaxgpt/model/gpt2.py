@@ -9,7 +9,7 @@ Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learner
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -93,9 +93,7 @@ class Attention(nn.Module):
         cfg = self.cfg
         std, dtype = cfg.initializer_range, jnp.dtype(cfg.dtype)
         qkv = Linear(3 * cfg.n_embd, std, dtype, name="c_attn")(x_BTD)
-        q_BTHK, k_BTHK, v_BTHK = (
-            part.reshape(*part.shape[:-1], cfg.n_head, -1) for part in jnp.split(qkv, 3, axis=-1)
-        )
+        q_BTHK, k_BTHK, v_BTHK = (part.reshape(*part.shape[:-1], cfg.n_head, -1) for part in jnp.split(qkv, 3, axis=-1))
         out_BTHK = attend(q_BTHK, k_BTHK, v_BTHK, segments_BT, cfg.attn_pdrop, site_keys(keys_B, 0))
         out_BTD = out_BTHK.reshape(x_BTD.shape)
         out_BTD = Linear(cfg.n_embd, std / (2 * cfg.n_layer) ** 0.5, dtype, name="c_proj")(out_BTD)
@@ -182,6 +180,16 @@ class GPT2(nn.Module):
         hidden_BTD = self.hidden(input_ids_BT, **kwargs)
         table_VD = self.wte.weight[: self.cfg.vocab_size].astype(hidden_BTD.dtype)
         return jnp.einsum("BTD,VD->BTV", hidden_BTD, table_VD, preferred_element_type=jnp.float32)
+
+
+def hidden_states(cfg: ModelConfig, params: Params, input_ids_BT: jax.Array, **inputs: Any) -> jax.Array:
+    """`GPT2.hidden` of these parameters -> (B, T, D)."""
+    return cast(jax.Array, GPT2(cfg).apply({"params": params}, input_ids_BT, **inputs, method="hidden"))
+
+
+def logits(cfg: ModelConfig, params: Params, input_ids_BT: jax.Array, **inputs: Any) -> jax.Array:
+    """`GPT2.__call__` of these parameters -> (B, T, vocab_size) float32."""
+    return cast(jax.Array, GPT2(cfg).apply({"params": params}, input_ids_BT, **inputs))
 
 
 def init_params(cfg: ModelConfig, seed: int) -> Params:

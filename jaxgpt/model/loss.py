@@ -23,7 +23,7 @@ def token_nll(hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, v
     padded = -(-n_tokens // chunk) * chunk
     hidden = jnp.pad(hidden_ND, ((0, padded - n_tokens), (0, 0))).reshape(-1, chunk, hidden_ND.shape[1])
     targets = jnp.pad(targets_N, (0, padded - n_tokens)).reshape(-1, chunk)
-    nll = jax.lax.map(lambda part: _exps(*part, table_VD, vocab_size)[0], (hidden, targets))
+    nll = jax.lax.map(lambda part: _exps(part[0], part[1], table_VD, vocab_size)[0], (hidden, targets))
     return nll.reshape(-1)[:n_tokens]
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.model.gpt2 import GPT2, Params
+from jaxgpt.model.gpt2 import Params, logits
 
 TEMPERATURE, TOP_P = 0.9, 0.9
 
@@ -30,8 +30,8 @@ def _continue(
 ) -> jax.Array:
     def step(at: jax.Array, ids_T: jax.Array) -> jax.Array:
         # Attention is causal: what stands after position `at` does not change its logits.
-        logits = GPT2(cfg).apply({"params": params}, ids_T[None], roles_BT=roles_T[None])[0, at - 1]
-        new = jax.random.categorical(jax.random.fold_in(key, at), nucleus(logits / TEMPERATURE, TOP_P))
+        logits_V = logits(cfg, params, ids_T[None], roles_BT=roles_T[None])[0, at - 1]
+        new = jax.random.categorical(jax.random.fold_in(key, at), nucleus(logits_V / TEMPERATURE, TOP_P))
         return ids_T.at[at].set(new)
 
     return jax.lax.fori_loop(n_prompt, n_tokens, step, ids_T)

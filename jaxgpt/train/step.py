@@ -11,7 +11,7 @@ import optax
 
 from jaxgpt.config import Config, ModelConfig
 from jaxgpt.model.dropout import row_keys
-from jaxgpt.model.gpt2 import GPT2, Params, init_params
+from jaxgpt.model.gpt2 import Params, hidden_states, init_params
 from jaxgpt.model.loss import token_nll, weighted_nll
 from jaxgpt.train.optimizer import learning_rate_schedule, make_optimizer
 
@@ -34,16 +34,16 @@ def init_state(cfg: Config) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def hidden_ND(model: ModelConfig, params: Params, batch: Batch, dropout_keys_B: jax.Array | None) -> jax.Array:
-    """The last hidden states of a batch, its tokens in one row -> (B * T, D)."""
-    hidden_BTD = GPT2(model).apply(
-        {"params": params},
+def _hidden_rows(model: ModelConfig, params: Params, batch: Batch, dropout_keys_B: jax.Array | None) -> jax.Array:
+    """The last hidden states of a batch, one row per token."""
+    hidden_BTD = hidden_states(
+        model,
+        params,
         batch["input_ids"],
-        batch.get("positions"),
-        batch.get("segments"),
-        batch.get("roles"),
-        dropout_keys_B,
-        method="hidden",
+        positions_BT=batch.get("positions"),
+        segments_BT=batch.get("segments"),
+        roles_BT=batch.get("roles"),
+        dropout_keys_B=dropout_keys_B,
     )
     return hidden_BTD.reshape(-1, model.n_embd)
 
@@ -59,8 +59,8 @@ def train_step(cfg: Config, state: TrainState, batch: Batch) -> tuple[TrainState
     def weighted_sum(params: Params, part: Batch) -> jax.Array:
         keys_B = row_keys(cfg.seed, state.step, part["rows"]) if dropping else None
         targets_N, weights_N = part["targets"].reshape(-1), part["weights"].reshape(-1)
-        hidden = hidden_ND(cfg.model, params, part, keys_B)
-        return weighted_nll(hidden, params["wte"]["weight"], targets_N, weights_N, cfg.model.vocab_size)
+        hidden_ND = _hidden_rows(cfg.model, params, part, keys_B)
+        return weighted_nll(hidden_ND, params["wte"]["weight"], targets_N, weights_N, cfg.model.vocab_size)
 
     def add_microbatch(sums: tuple[jax.Array, Params], part: Batch) -> tuple[tuple[jax.Array, Params], None]:
         return jax.tree.map(jnp.add, sums, jax.value_and_grad(weighted_sum)(state.params, part)), None
@@ -91,7 +91,7 @@ def train_step(cfg: Config, state: TrainState, batch: Batch) -> tuple[TrainState
 def eval_step(model: ModelConfig, params: Params, batch: Batch) -> Metrics:
     """Sums over all replicas: nll_sum (nats) and tokens, both over targets of weight above 0, each counted once."""
     counts = batch["weights"].reshape(-1) > 0
-    hidden = hidden_ND(model, params, batch, None)
-    nll_N = token_nll(hidden, params["wte"]["weight"], batch["targets"].reshape(-1), model.vocab_size)
+    hidden_ND = _hidden_rows(model, params, batch, None)
+    nll_N = token_nll(hidden_ND, params["wte"]["weight"], batch["targets"].reshape(-1), model.vocab_size)
     nll = jnp.where(counts, nll_N, 0.0)
     return jax.lax.psum({"nll_sum": nll.sum(), "tokens": counts.sum()}, AXIS)

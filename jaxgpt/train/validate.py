@@ -40,8 +40,17 @@ def split_loss(
     """Σ nll and Σ tokens over the split, or over its first `limit` batches; sums across batches are float64."""
     parallel.check_batch(batch_size)
     batches = progress(prefetch(evaluation_batches(pages, batch_size, limit), 2))
-    sums = [eval_step(params, parallel.split(batch)) for batch in batches]
-    nll_sum, tokens = 0.0, 0
-    for part in jax.device_get(sums):
-        nll_sum, tokens = nll_sum + float(part["nll_sum"]), tokens + int(part["tokens"])
-    return SplitLoss(nll_sum, tokens)
+    nll_sum, tokens, pending = 0.0, 0, None
+    for batch in batches:
+        sums = eval_step(params, parallel.split(batch))
+        # Read one batch late: the devices are at work on the next one meanwhile.
+        nll_sum, tokens = _add(nll_sum, tokens, pending)
+        pending = sums
+    return SplitLoss(*_add(nll_sum, tokens, pending))
+
+
+def _add(nll_sum: float, tokens: int, sums: Metrics | None) -> tuple[float, int]:
+    if sums is None:
+        return nll_sum, tokens
+    host = jax.device_get(sums)
+    return nll_sum + float(host["nll_sum"]), tokens + int(host["tokens"])
