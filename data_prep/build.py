@@ -18,6 +18,7 @@ from jaxgpt.data.records import PageFormat, ShardWriter
 from jaxgpt.data.tokenizer import Tokenizer
 
 SOURCES = {"dialogue": dialogue, "text": text}
+BUILD = ".build"  # in the output folder while it is not finished
 _ITEMS_PER_BATCH = 256
 
 
@@ -42,7 +43,7 @@ class Job:
     @property
     def result_path(self) -> Path:
         """Where the finished job's result lies while the whole folder is not finished."""
-        return self.output / ".build" / f"{self.index:05d}-of-{self.n_shards:05d}.json"
+        return self.output / BUILD / f"{self.index:05d}-of-{self.n_shards:05d}.json"
 
 
 @dataclass

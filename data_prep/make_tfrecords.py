@@ -8,36 +8,30 @@ The folder gets shards per split, the tokenizer, TFDS's metadata and, last, mani
 on where it was when the same command runs again; a finished one is left as it is.
 """
 
-import glob
 import json
 import os
 import shlex
 import shutil
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 from jsonargparse import ArgumentParser
-from tqdm import tqdm
 
-from data_prep.build import SOURCES, Job, build_shard
+from data_prep.build import BUILD, Job
+from data_prep.claim import claim_output, fingerprint
+from data_prep.inputs import Source, assign, find_sources
+from data_prep.pool import build_all
 from data_prep.tfds_files import write_tfds_files
 from jaxgpt.command import print_json, run
 from jaxgpt.data.atomic import write_text
 from jaxgpt.data.dialogue import FORMATS, FormatName, LossOn
 from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, Manifest, ShardInfo, SplitInfo, load_manifest
 from jaxgpt.data.records import Kind, PageFormat
-from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
+from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import UserError
-
-_BUILD = ".build"
 
 
 @dataclass(frozen=True)
@@ -94,136 +88,6 @@ class Options:
         return (*((name, share) for name, share in held_out if share > 0), ("train", rest))
 
 
-@dataclass(frozen=True)
-class Source:
-    spec: str
-    kind: str
-    paths: tuple[Path, ...]
-
-
-def find_sources(specs: list[str]) -> list[Source]:
-    """The files behind each KIND:PATH, in sorted order."""
-    sources = []
-    for spec in specs:
-        kind, colon, pattern = spec.partition(":")
-        if not colon or kind not in SOURCES:
-            raise UserError(f"--source {spec}: write KIND:PATH with one of the kinds {', '.join(SOURCES)}")
-        paths = tuple(Path(path) for path in sorted(glob.glob(pattern, recursive=True)) if Path(path).is_file())
-        if not paths:
-            raise UserError(f"--source {spec}: no file matches {pattern}; check the path")
-        sources.append(Source(spec, kind, paths))
-    kinds = {source.kind for source in sources}
-    if len(kinds) > 1:
-        raise UserError(
-            f"--source mixes the kinds {' and '.join(sorted(kinds))}, whose pages differ; build a folder for each"
-        )
-    return sources
-
-
-def fingerprint(options: Options, sources: list[Source], tokenizer: Tokenizer) -> dict[str, Any]:
-    """What two builds must have in common to give the same bytes."""
-    files = [
-        {"path": str(path), "bytes": path.stat().st_size, "crc32c": _crc_of_file(path)}
-        for source in sources
-        for path in source.paths
-    ]
-    return {"options": asdict(options), "tokenizer_hash": tokenizer.hash, "files": files}
-
-
-def _crc_of_file(path: Path) -> str:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            crc = google_crc32c.extend(crc, chunk)
-    return f"{crc:08x}"
-
-
-def claim_output(output: Path, build: dict[str, Any]) -> bool:
-    """Prepares the folder; True where this very build is already finished there. Never touches anything foreign."""
-    record = output / _BUILD / "build.json"
-    if (output / FILE).is_file():
-        before: Any = load_manifest(output).options
-        state = "holds pages"
-    elif record.is_file():
-        before, state = json.loads(record.read_text(encoding="utf-8")), "holds an unfinished build"
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {output} already holds something else; give a new folder")
-    else:
-        record.parent.mkdir(parents=True)
-        write_text(record, json.dumps(build))
-        return False
-    if before != build:
-        raise UserError(
-            f"--output {output} {state} of a different build ({_difference(before, build)}); "
-            "give a new folder, or delete that one"
-        )
-    return state == "holds pages"
-
-
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    for name, value in now["options"].items():
-        if before["options"].get(name) != value:
-            return f"--{name} was {before['options'].get(name)}, now {value}"
-    for file in now["files"]:
-        if file not in before["files"]:
-            return f"{file['path']} has changed or is new"
-    return "a source or the tokenizer has changed"
-
-
-_tokenizer: Tokenizer
-_done: Any
-
-
-def _start_worker(tokenizer_folder: Path, done: Any) -> None:
-    global _tokenizer, _done
-    _tokenizer, _done = load_tokenizer(str(tokenizer_folder)), done
-
-
-def _work(job: Job) -> None:
-    def progress(n_bytes: int) -> None:
-        with _done.get_lock():
-            _done.value += n_bytes
-
-    build_shard(job, _tokenizer, progress)
-
-
-def build_all(jobs: list[Job], tokenizer_folder: Path, processes: int) -> None:
-    """Runs the jobs in a pool of processes under a progress bar in bytes of input."""
-    context = get_context("spawn")
-    done = context.Value("q", 0)
-    total = sum(block.stop - block.start for job in jobs for _, _, block in job.blocks)
-    # One thread of the tokenizer in each process: the processes are the parallelism.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    with ProcessPoolExecutor(processes, context, _start_worker, (tokenizer_folder, done)) as pool:
-        futures = [pool.submit(_work, job) for job in jobs]
-        with tqdm(total=total, unit="B", unit_scale=True, desc="pages") as bar:
-            try:
-                while not all(future.done() for future in futures):
-                    if any(future.done() and future.exception() for future in futures):
-                        break
-                    bar.update(done.value - bar.n)
-                    time.sleep(0.05)
-                for future in futures:
-                    if future.done():
-                        future.result()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-            bar.update(done.value - bar.n)
-
-
-def assign(sources: list[Source], n_shards: int) -> Iterator[tuple[tuple[int, str, Any], ...]]:
-    """The blocks of each shard, dealt in turn."""
-    blocks = [
-        (number, source.kind, block)
-        for number, source in enumerate(sources)
-        for path in source.paths
-        for block in SOURCES[source.kind].blocks(path)
-    ]
-    for index in range(n_shards):
-        yield tuple(blocks[index::n_shards])
-
-
 def collect(jobs: list[Job], sources: list[Source]) -> tuple[dict[str, SplitInfo], list[dict[str, Any]]]:
     """The manifest's splits and sources from the finished jobs' results."""
     results = [json.loads(job.result_path.read_text(encoding="utf-8")) for job in jobs]
@@ -254,7 +118,7 @@ def make(options: Options, output: Path, processes: int) -> Manifest:
     if kind == "dialogue":
         tokenizer = tokenizer.with_tokens(FORMATS[options.format].special_tokens)
     shares = list(assign(sources, options.shards))  # refuses empty files before anything is written
-    build = fingerprint(options, sources, tokenizer)
+    build = fingerprint(asdict(options), sources, tokenizer)
     if claim_output(output, build):
         print(f"{output} already holds these pages; nothing to do")
         return load_manifest(output)
@@ -297,7 +161,7 @@ def make(options: Options, output: Path, processes: int) -> Manifest:
     )
     write_tfds_files(output, manifest)
     write_text(output / FILE, manifest.to_json())
-    shutil.rmtree(output / _BUILD)
+    shutil.rmtree(output / BUILD)
     return manifest
 
 

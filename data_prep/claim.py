@@ -1,0 +1,64 @@
+"""Whether an output folder is free, holds this very build, or is not ours to touch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+
+from data_prep.build import BUILD
+from data_prep.inputs import Source
+from jaxgpt.data.atomic import write_text
+from jaxgpt.data.manifest import FILE, load_manifest
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.errors import UserError
+
+
+def fingerprint(options: dict[str, Any], sources: list[Source], tokenizer: Tokenizer) -> dict[str, Any]:
+    """What two builds must have in common to give the same bytes."""
+    files = [
+        {"path": str(path), "bytes": path.stat().st_size, "crc32c": _crc_of_file(path)}
+        for source in sources
+        for path in source.paths
+    ]
+    return {"options": options, "tokenizer_hash": tokenizer.hash, "files": files}
+
+
+def _crc_of_file(path: Path) -> str:
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            crc = google_crc32c.extend(crc, chunk)
+    return f"{crc:08x}"
+
+
+def claim_output(output: Path, build: dict[str, Any]) -> bool:
+    """Prepares the folder; True where this very build is already finished there. Never touches anything foreign."""
+    record = output / BUILD / "build.json"
+    if (output / FILE).is_file():
+        before: Any = load_manifest(output).options
+        state = "holds pages"
+    elif record.is_file():
+        before, state = json.loads(record.read_text(encoding="utf-8")), "holds an unfinished build"
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output} already holds something else; give a new folder")
+    else:
+        record.parent.mkdir(parents=True)
+        write_text(record, json.dumps(build))
+        return False
+    if before != build:
+        raise UserError(
+            f"--output {output} {state} of a different build ({_difference(before, build)}); "
+            "give a new folder, or delete that one"
+        )
+    return state == "holds pages"
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    for name, value in now["options"].items():
+        if before["options"].get(name) != value:
+            return f"--{name} was {before['options'].get(name)}, now {value}"
+    for file in now["files"]:
+        if file not in before["files"]:
+            return f"{file['path']} has changed or is new"
+    return "a source or the tokenizer has changed"
