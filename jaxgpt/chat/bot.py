@@ -9,6 +9,7 @@ from transformers import GPT2LMHeadModel, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from jaxgpt.chat.decoding import Decoding
+from jaxgpt.chat.quiet import quiet_loading
 from jaxgpt.data.dialogue import FORMATS, Conversation, DialogueFormat, EncodedConversation, Turn
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import UserError
@@ -76,6 +77,7 @@ class Bot:
                 f"--max_new_tokens {self._max_new_tokens} leaves no room for a prompt in the model's n_positions "
                 f"{cfg.n_positions}; try {cfg.n_positions // 2}"
             )
+        quiet_loading()
         self._model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
         # A reply begins with something to read: not with the end of a turn, and not with white space.
         self._not_first = [id_ for id_ in range(cfg.vocab_size) if not self._tokenizer.decode([id_]).strip()]

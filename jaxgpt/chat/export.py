@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgpt.chat.quiet import quiet_loading
 from jaxgpt.data.atomic import replacing, write_text
 from jaxgpt.data.dialogue import FORMATS
 from jaxgpt.data.loader import Pages
@@ -112,6 +113,7 @@ def parity(model: Model, folder: Path, sequences: Iterator[tuple[np.ndarray, np.
     import torch
     from transformers import GPT2LMHeadModel
 
+    quiet_loading()
     torch_model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
     cfg = model.cfg
 

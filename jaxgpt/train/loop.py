@@ -96,7 +96,11 @@ def train(cfg: Config) -> Outcome:
         telemetry = stack.enter_context(Telemetry(cfg, asdict(cfg), run_state.step, run_state.wandb_id))
         if before:
             state = checkpoints.restore(trainer.parallel.abstract_state(cfg))
-            telemetry.say(f"{cfg.output}: goes on from step {before.step}")
+            telemetry.say(
+                f"{cfg.output}: goes on from step {before.step}"
+                if before.step < cfg.train.max_steps
+                else f"{cfg.output}: is at step {before.step} already; raise train.max_steps to go on"
+            )
         else:
             state = trainer.parallel.init_state(cfg)
         run_state = replace(run_state, wandb_id=telemetry.wandb_id)
