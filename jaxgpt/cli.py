@@ -64,21 +64,22 @@ def _keys(parser: "ArgumentParser") -> list[str]:
     return [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
 
 
+# How jsonargparse speaks of a key that does not exist: within a section, on the command line, at the top of a file.
+_UNKNOWN = (
+    r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.]+)'",
+    r"[Uu]nrecognized arguments: --(?P<key>[\w.]+)",
+    r"Option '(?P<key>[\w.]+)' is not accepted",
+)
+
+
 def _with_nearest(message: str, keys: list[str]) -> str:
-    """The message about an unknown key, with the key's full name and its nearest relative among `keys`."""
-    nested = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    option = re.search(r"[Uu]nrecognized arguments: --([\w.]+)", message)
-    top = re.search(r"(?:Key|option) [\"']([\w.]+)[\"'] is not expected|does not accept option '([\w.]+)'", message)
-    if nested:
-        unknown = f"{nested[1]}.{nested[2]}"
-    elif option:
-        unknown = option[1]
-    elif top:
-        unknown = top[1] or top[2]
-    else:
+    """A message about an unknown key becomes one with the key's full name and its nearest relative among `keys`."""
+    found = next((match for pattern in _UNKNOWN if (match := re.search(pattern, message))), None)
+    if found is None:
         return message
+    unknown = ".".join(part for part in (found.groupdict().get("group"), found["key"]) if part)
     near = difflib.get_close_matches(unknown, keys, 1, cutoff=0.5)
-    return f"there is no option {unknown}" + (f"; did you mean {near[0]}?" if near else f"; see {PROG} COMMAND --help")
+    return f"there is no option {unknown}; " + (f"did you mean {near[0]}?" if near else "--help lists the options")
 
 
 def train(arguments: list[str]) -> None:

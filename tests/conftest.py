@@ -1,8 +1,12 @@
 """Settings that every test shares: one CPU backend with eight devices, no network, a compile cache, slow tests last."""
 
+import atexit
 import os
+import shutil
+import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -13,9 +17,39 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 # Compiled steps are shared between tests and the processes that they start.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"jaxgpt-test-cache-{os.getpid()}")
+_CACHE = tempfile.mkdtemp(prefix="jaxgpt-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share tiny_run.py
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+class TinyRun(NamedTuple):
+    """Folders of a data set, a run and its export; see tiny_run.py."""
+
+    pages: Path
+    run: Path
+    hf: Path
+
+
+def _tiny(folder: Path, dialogue_format: str, vocab_size: int, token_types: bool) -> TinyRun:
+    import tiny_run
+
+    pages = tiny_run.make_pages(folder, dialogue_format)
+    run = tiny_run.make_run(folder, pages, vocab_size, token_types)
+    return TinyRun(pages, run, tiny_run.make_export(folder, run))
+
+
+@pytest.fixture(scope="session")
+def tags_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return _tiny(tmp_path_factory.mktemp("tags"), "tags", 50257, token_types=False)
+
+
+@pytest.fixture(scope="session")
+def sep_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return _tiny(tmp_path_factory.mktemp("sep"), "sep", 50258, token_types=True)

@@ -117,10 +117,8 @@ def parity(model: Model, folder: Path, sequences: Iterator[tuple[np.ndarray, np.
     torch_model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
     cfg = model.cfg
 
-    @jax.jit
-    def run(ids_BT: jax.Array, roles_BT: jax.Array) -> jax.Array:
-        return logits(cfg, model.params, ids_BT, roles_BT=roles_BT)
-
+    run = jax.jit(lambda params, ids_BT, roles_BT: logits(cfg, params, ids_BT, roles_BT=roles_BT))
+    params = jax.device_put(model.params)
     worst, nll_jax, nll_torch, tokens = 0.0, 0.0, 0.0, 0
     for ids, roles in sequences:
         if len(ids) < 2:
@@ -131,7 +129,7 @@ def parity(model: Model, folder: Path, sequences: Iterator[tuple[np.ndarray, np.
         padded = -(-length // 128) * 128 if cfg.n_positions >= 128 else cfg.n_positions
         padded = min(padded, cfg.n_positions)
         fill = ((0, padded - length),)
-        ours = np.asarray(run(np.pad(ids, fill)[None], np.pad(roles, fill)[None]))[0, :length]
+        ours = np.asarray(run(params, np.pad(ids, fill)[None], np.pad(roles, fill)[None]))[0, :length]
         with torch.inference_mode():
             types = torch.tensor(roles[None].astype(np.int64)) if cfg.use_token_types else None
             theirs = torch_model(torch.tensor(ids[None].astype(np.int64)), token_type_ids=types).logits[0]

@@ -60,7 +60,8 @@ def perplexity(model: Model, folder: Path, split: str) -> Perplexity:
     """UserError where pages and model differ in vocabulary, tokenizer or dialogue format."""
     pages = open_pages(model, folder, split)
     parallel = Parallel()
-    batch_size = max(_TOKENS_PER_BATCH // pages.seq_len, 1) * len(parallel)
+    rows_per_device = -(-pages.n_rows(shuffled=False) // len(parallel))
+    batch_size = min(max(_TOKENS_PER_BATCH // pages.seq_len, 1), rows_per_device) * len(parallel)
 
     def progress(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         total = -(-pages.n_rows(shuffled=False) // batch_size)

@@ -8,9 +8,17 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-# Tokens whose logits exist at the same time. Large enough for full-speed matrix products, small enough that the logits
-# of GPT-2's vocabulary (103 MB in float32) come and go in one buffer.
+# Most tokens whose logits exist at the same time. Large enough for full-speed matrix products, small enough that the
+# logits of GPT-2's vocabulary (103 MB in float32) come and go in one buffer.
 _CHUNK = 512
+
+
+def _chunks(x: jax.Array) -> jax.Array:
+    """x (N, …) in equal parts of at most _CHUNK, the last one filled with zeros -> (parts, C, …)."""
+    n_parts = -(-x.shape[0] // _CHUNK)
+    chunk = -(-x.shape[0] // n_parts)
+    filling = ((0, n_parts * chunk - x.shape[0]), *((0, 0),) * (x.ndim - 1))
+    return jnp.pad(x, filling).reshape(n_parts, chunk, *x.shape[1:])
 
 
 def token_nll(hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, vocab_size: int) -> jax.Array:
@@ -19,12 +27,9 @@ def token_nll(hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, v
     hidden_ND: after the last LayerNorm, in the dtype of the matrix products.
     table_VD: the tied embedding table, float32; its rows from `vocab_size` on are padding and get no probability.
     """
-    n_tokens, chunk = targets_N.shape[0], _CHUNK
-    padded = -(-n_tokens // chunk) * chunk
-    hidden = jnp.pad(hidden_ND, ((0, padded - n_tokens), (0, 0))).reshape(-1, chunk, hidden_ND.shape[1])
-    targets = jnp.pad(targets_N, (0, padded - n_tokens)).reshape(-1, chunk)
-    nll = jax.lax.map(lambda part: _exps(part[0], part[1], table_VD, vocab_size)[0], (hidden, targets))
-    return nll.reshape(-1)[:n_tokens]
+    parts = (_chunks(hidden_ND), _chunks(targets_N))
+    nll = jax.lax.map(lambda part: _exps(part[0], part[1], table_VD, vocab_size)[0], parts)
+    return nll.reshape(-1)[: targets_N.shape[0]]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -64,7 +69,6 @@ def _forward(
     """
     n_tokens, n_embd = hidden_ND.shape
     dtype = hidden_ND.dtype
-    padded = -(-n_tokens // _CHUNK) * _CHUNK
     table_in_dtype = table_VD.astype(dtype)
 
     def chunk(grad_table_VD: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -79,14 +83,11 @@ def _forward(
         )
         return grad_table_VD, ((nll_C * weights_C).sum(), grad_hidden_CD)
 
-    def chunked(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, ((0, padded - n_tokens), *((0, 0),) * (x.ndim - 1))).reshape(-1, _CHUNK, *x.shape[1:])
-
     grad_table_VD, (losses, grad_hidden) = jax.lax.scan(
-        chunk, jnp.zeros(table_VD.shape, jnp.float32), (chunked(hidden_ND), chunked(targets_N), chunked(weights_N))
+        chunk, jnp.zeros(table_VD.shape, jnp.float32), (_chunks(hidden_ND), _chunks(targets_N), _chunks(weights_N))
     )
     grad_table_VD = grad_table_VD.at[targets_N].add(-hidden_ND.astype(jnp.float32) * weights_N[:, None])
-    grad_hidden_ND = grad_hidden.reshape(padded, n_embd)[:n_tokens]
+    grad_hidden_ND = grad_hidden.reshape(-1, n_embd)[:n_tokens]
     return losses.sum(), (grad_hidden_ND.astype(dtype), grad_table_VD)
 
 

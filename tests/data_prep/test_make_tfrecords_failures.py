@@ -1,0 +1,275 @@
+"""Input, disks and processes that fail: exit code 2 and one sentence, nothing half-built that counts as whole."""
+
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.make_tfrecords import Options, make
+from jaxgpt.data.manifest import load_manifest
+from jaxgpt.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+GOOD = '["hello", "hi"]\n'
+
+
+def command(source, output, *options):
+    return [
+        sys.executable,
+        str(Path("data_prep") / "make_tfrecords.py"),
+        *("--source", source, "--output", str(output), "--processes", "2", *options),
+    ]
+
+
+def run(source, output, *options, **settings):
+    return subprocess.run(command(source, output, *options), cwd=ROOT, capture_output=True, text=True, **settings)
+
+
+def assert_user_mistake(done, *parts):
+    """Exit code 2 and one sentence, after the progress bar if there was one."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if not line.lstrip("\r").startswith("pages:")]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: ")
+    for part in parts:
+        assert part in errors[0]
+
+
+def build(source, output):
+    return make(Options(source, shards=1, row_length=61), output, 1)
+
+
+# What the third line is -> what the message says of it.
+BAD_LINES = {
+    "not JSON": (b'["a", "b"\n', "not JSON"),
+    "no JSON at all": (b"hello\n", "not JSON"),
+    "number inside": (b'["a", 3]\n', "found 3 where a string belongs"),
+    "list inside": (b'["a", ["b"]]\n', 'found ["b"] where a string belongs'),
+    "null inside": (b'[null, "b"]\n', "found null where a string belongs"),
+    "object": (b'{"text": "a"}\n', 'found {"text": "a"} where a string belongs'),
+    "string": (b'"a"\n', 'found "a" where a string belongs'),
+    "not UTF-8": (b'["caf\xe9", "b"]\n', "byte 0xe9 is not UTF-8"),
+    "half a surrogate pair": (b'["a \\ud83e b", "c"]\n', ""),
+    "nested too deep": (b"[" * 100_000 + b"\n", ""),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_bad_line_is_named_and_leaves_nothing_in_the_way(tmp_path, name):
+    """The same command works once the line is corrected."""
+    line, message = BAD_LINES[name]
+    path = tmp_path / "talks.jsonl"
+    path.write_bytes(GOOD.encode() * 2 + line + GOOD.encode())
+    with pytest.raises(UserError) as error:
+        build([f"dialogue:{path}"], tmp_path / "out")
+    assert f"{path}:3: " in str(error.value)
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+    path.write_text(GOOD * 3)
+    assert build([f"dialogue:{path}"], tmp_path / "out").splits["train"].documents == 3
+
+
+def test_a_line_far_into_a_file_of_several_blocks_is_named(tmp_path):
+    path = tmp_path / "talks.jsonl"
+    lines = [GOOD] * 40_009
+    lines[30_011] = "nonsense\n"
+    path.write_text("".join(lines))
+    with pytest.raises(UserError) as error:
+        build([f"dialogue:{path}"], tmp_path / "out")
+    assert f"{path}:30012: not JSON" in str(error.value)
+
+
+def test_text_that_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_bytes("first\nsecond\n".encode() + b"caf\xe9\n")
+    with pytest.raises(UserError) as error:
+        build([f"text:{path}"], tmp_path / "out")
+    assert f"{path}:3: byte 0xe9 is not UTF-8" in str(error.value)
+
+
+def test_sources_that_cannot_be_built_are_named_before_anything_is_written(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "talks.jsonl").write_text(GOOD)
+    (tmp_path / "book.txt").write_text("text")
+    for source, parts in (
+        ([f"dialogue:{tmp_path}/empty.jsonl"], (f"{tmp_path}/empty.jsonl is empty",)),
+        ([f"text:{tmp_path}/*.txt"], (f"{tmp_path}/empty.txt is empty",)),
+        ([f"chat:{tmp_path}/talks.jsonl"], (f"chat:{tmp_path}/talks.jsonl", "KIND:PATH", "dialogue", "text")),
+        ([f"{tmp_path}/talks.jsonl"], ("KIND:PATH",)),
+        ([f"dialogue:{tmp_path}/none.jsonl"], (f"no file matches {tmp_path}/none.jsonl",)),
+        ([f"dialogue:{tmp_path}"], ("no file matches",)),
+        ([f"dialogue:{tmp_path}/talks.jsonl", f"text:{tmp_path}/book.txt"], ("mixes the kinds dialogue and text",)),
+    ):
+        with pytest.raises(UserError) as error:
+            build(source, tmp_path / "out")
+        for part in parts:
+            assert part in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("dialogue", '["alone"]\n["", "alone too"]\n\n', "no conversation with two turns or more among 2"),
+        ("text", " \n\n", "no document with text among 1"),
+    ],
+)
+def test_nothing_to_learn_from(tmp_path, kind, content, message):
+    (tmp_path / "input").write_text(content)
+    with pytest.raises(UserError, match=message):
+        build([f"{kind}:{tmp_path}/input"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"row_length": 7}, "--row_length is 7; it must be 8 or more"),
+        ({"shards": 0}, "--shards is 0; it must be 1 or more"),
+        ({"seed": -1}, "--seed is -1; it must be 0 or more"),
+        ({"seed": 1 << 64}, "--seed is 18446744073709551616"),
+        ({"valid_fraction": 1.0}, "--valid_fraction is 1.0"),
+        ({"test_fraction": -0.1}, "--test_fraction is -0.1"),
+        ({"valid_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(UserError) as error:
+        Options(["text:book.txt"], **options)
+    assert message in str(error.value)
+
+
+@pytest.mark.slow
+def test_command_line_ends_with_one_sentence_and_exit_code_2(tmp_path):
+    path = tmp_path / "talks.jsonl"
+    path.write_text(GOOD * 2 + '["a", 3]\n')
+    assert_user_mistake(run(f"dialogue:{path}", tmp_path / "out"), f"{path}:3: found 3")
+    done = run(f"dialogue:{tmp_path}/none.jsonl", tmp_path / "out")
+    assert_user_mistake(done, f"no file matches {tmp_path}/none.jsonl")
+    path.write_text(GOOD)
+    assert_user_mistake(run(f"dialogue:{path}", path / "out"), str(path / "out"))
+    assert path.read_text() == GOOD
+
+
+ROW_BYTES = 10_000_000  # of the one record of the one shard; the tokenizer's file has about 3.5 MB
+ONE_LARGE_ROW = ("--row_length", str(ROW_BYTES // 2), "--shards", "1", "--valid_fraction", "0")
+
+
+def assert_nothing_counts_as_whole(output):
+    assert not (output / "manifest.json").exists()
+    for path in output.glob("pages-*"):
+        assert path.stat().st_size > ROW_BYTES, f"{path} is incomplete under its final name"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [100_000, 6_000_000], ids=["tokenizer", "shard"])
+def test_a_file_that_the_disk_does_not_take(tmp_path, limit):
+    """A limit on the size of files stands for a full disk; without it the same command finishes the build."""
+    path, output = tmp_path / "book.txt", tmp_path / "out"
+    path.write_text("a document\n")
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    assert_user_mistake(run(f"text:{path}", output, *ONE_LARGE_ROW, preexec_fn=limited), "File too large")
+    assert_nothing_counts_as_whole(output)
+    done = run(f"text:{path}", output, *ONE_LARGE_ROW)
+    assert done.returncode == 0, done.stderr
+    assert load_manifest(output).splits["train"].documents == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [1, 6], ids=["tokenizer", "shard"])
+def test_a_full_disk(tmp_path, megabytes):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(disk)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("this system has no mount")
+    if mounted.returncode:
+        pytest.skip(f"mounting a small disk is not permitted: {mounted.stderr.strip()}")
+    try:
+        (tmp_path / "book.txt").write_text("a document\n")
+        done = run(f"text:{tmp_path}/book.txt", disk / "out", *ONE_LARGE_ROW)
+        assert_user_mistake(done, "No space left on device")
+        assert_nothing_counts_as_whole(disk / "out")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture(scope="module")
+def killed_and_undisturbed(tmp_path_factory):
+    """A build that was killed with all its processes and run again, and one that was left alone."""
+    folder = tmp_path_factory.mktemp("killed")
+    rng = np.random.default_rng(0)
+    words = "the cat sat on a mat and asked why it never rains in May".split()
+    texts = [" ".join(rng.choice(words, 11)) for _ in range(1009)]
+    talks = [[texts[at] for at in rng.integers(0, 1009, 5)] for _ in range(11_003)]
+    (folder / "talks.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))
+    source, options = f"dialogue:{folder}/talks.jsonl", ("--shards", "7", "--row_length", "127")
+    killed = folder / "killed"
+    build = subprocess.Popen(
+        command(source, killed, *options), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    try:
+        while not list(killed.glob(".build/0*.json")):
+            assert build.poll() is None, "the build ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        os.killpg(build.pid, signal.SIGKILL)
+        build.wait()
+    finished = list(killed.glob(".build/0*.json"))
+    assert 1 <= len(finished) < 7
+    assert not (killed / "manifest.json").exists()
+    shards = {path: path.stat().st_mtime_ns for done in finished for path in killed.glob(f"pages-*-{done.stem}")}
+    assert shards
+    done = run(source, killed, *options)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in shards} == shards, "finished shards were built again"
+    done = run(source, folder / "undisturbed", *options)
+    assert done.returncode == 0, done.stderr
+    return killed, folder / "undisturbed"
+
+
+def contents(folder):
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    manifest = json.loads(files.pop("manifest.json"))
+    del manifest["command"]  # names the output
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, manifest
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_gives_the_same_bytes(killed_and_undisturbed):
+    (killed, killed_manifest), (undisturbed, manifest) = map(contents, killed_and_undisturbed)
+    assert len(undisturbed) == 2 * 7 + 3
+    assert {name: killed.get(name) for name in undisturbed} == undisturbed
+    assert killed_manifest == manifest
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_leaves_nothing_else(killed_and_undisturbed):
+    names = [sorted(path.name for path in folder.rglob("*")) for folder in killed_and_undisturbed]
+    assert names[0] == names[1]
+
+
+@pytest.mark.slow
+def test_killed_before_the_build_is_recorded(tmp_path):
+    """The first thing that a build makes is an empty folder for its record."""
+    (tmp_path / "talks.jsonl").write_text(GOOD)
+    (tmp_path / "out" / ".build").mkdir(parents=True)
+    assert build([f"dialogue:{tmp_path}/talks.jsonl"], tmp_path / "out").splits["train"].documents == 1

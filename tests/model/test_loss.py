@@ -1,0 +1,128 @@
+"""The fused loss against log-softmax written out: in float64 for values, by autodiff for gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.model.loss import token_nll, weighted_nll
+
+D, VOCAB, ROWS = 13, 131, 256
+
+
+def _inputs(n: int, seed: int = 0) -> tuple[jax.Array, ...]:
+    random = np.random.default_rng(seed)
+    hidden = random.normal(size=(n, D)).astype(np.float32)
+    table = random.normal(size=(ROWS, D)).astype(np.float32)
+    targets = random.integers(0, VOCAB, n, dtype=np.int32)
+    weights = (random.uniform(0, 2.5, n) * (random.uniform(size=n) > 0.3)).astype(np.float32)
+    return tuple(jnp.asarray(x) for x in (hidden, table, targets, weights))
+
+
+def _nll_float64(hidden, table, targets, vocab: int = VOCAB) -> np.ndarray:
+    logits = np.asarray(hidden, np.float64) @ np.asarray(table, np.float64)[:vocab].T
+    top = logits.max(-1)
+    return np.log(np.exp(logits - top[:, None]).sum(-1)) + top - logits[np.arange(len(logits)), np.asarray(targets)]
+
+
+def _plain(hidden, table, targets, weights) -> jax.Array:
+    logprobs = jax.nn.log_softmax(hidden @ table[:VOCAB].T)
+    return -(jnp.take_along_axis(logprobs, targets[:, None], -1)[:, 0] * weights).sum()
+
+
+_value_and_grads = jax.jit(jax.value_and_grad(weighted_nll, (0, 1)), static_argnums=4)
+_plain_grads = jax.jit(jax.grad(_plain, (0, 1)))
+
+
+@pytest.mark.parametrize("n", [1, 511, 512, 513, 1100])
+def test_values_and_gradients_at_the_edges_of_chunks(n: int) -> None:
+    hidden, table, targets, weights = _inputs(n)
+    weights = weights.at[0].set(0.7)
+    expected = _nll_float64(hidden, table, targets)
+    np.testing.assert_allclose(token_nll(hidden, table, targets, VOCAB), expected, rtol=2e-5, atol=2e-5)
+    value, (grad_hidden, grad_table) = _value_and_grads(hidden, table, targets, weights, VOCAB)
+    assert value == pytest.approx((expected * np.asarray(weights, np.float64)).sum(), rel=1e-5)
+    # Without differentiation another path computes the value.
+    assert weighted_nll(hidden, table, targets, weights, VOCAB) == pytest.approx(float(value), rel=1e-6)
+    plain_hidden, plain_table = _plain_grads(hidden, table, targets, weights)
+    np.testing.assert_allclose(grad_hidden, plain_hidden, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(grad_table, plain_table, rtol=1e-4, atol=1e-4)
+    assert (np.asarray(grad_table)[VOCAB:] == 0).all()
+    assert (np.asarray(grad_hidden)[np.asarray(weights) == 0] == 0).all()
+
+
+def test_gradients_equal_finite_differences_in_float64() -> None:
+    hidden, table, targets, weights = _inputs(29)
+    grads = _value_and_grads(hidden, table, targets, weights, VOCAB)[1]
+    random = np.random.default_rng(9)
+    base = [np.asarray(x, np.float64) for x in (hidden, table)]
+    for index, grad in enumerate(grads):
+        direction = random.normal(size=grad.shape)
+        ends = []
+        for sign in (1, -1):
+            moved = list(base)
+            moved[index] = base[index] + sign * 1e-6 * direction
+            ends.append((_nll_float64(*moved, targets) * np.asarray(weights, np.float64)).sum())
+        assert (direction * np.asarray(grad)).sum() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4)
+
+
+def test_all_zero_weights_give_zero_and_zero_gradients() -> None:
+    hidden, table, targets, _ = _inputs(600)
+    value, grads = _value_and_grads(hidden, table, targets, jnp.zeros(600), VOCAB)
+    assert value == 0
+    for grad in grads:
+        assert (np.asarray(grad) == 0).all()
+
+
+def test_extreme_logits_stay_finite_and_right() -> None:
+    hidden, table, targets, weights = _inputs(600)
+    hidden *= 1e4 / np.abs(np.asarray(hidden @ table.T)).max()
+    expected = _nll_float64(hidden, table, targets)
+    assert expected.max() > 1e4
+    np.testing.assert_allclose(token_nll(hidden, table, targets, VOCAB), expected, rtol=1e-5, atol=1e-2)
+    value, grads = _value_and_grads(hidden, table, targets, weights, VOCAB)
+    assert value == pytest.approx((expected * np.asarray(weights)).sum(), rel=1e-5)
+    for grad, plain in zip(grads, _plain_grads(hidden, table, targets, weights), strict=True):
+        assert np.isfinite(grad).all()
+        np.testing.assert_allclose(grad, plain, rtol=1e-2, atol=1e-3 * float(np.abs(plain).max()))
+
+
+@pytest.mark.parametrize("vocab", [128, 131, 255])
+def test_uniform_logits_have_the_vocabulary_as_perplexity(vocab: int) -> None:
+    rows = -(-vocab // 128) * 128
+    nll = token_nll(jnp.zeros((37, D)), jnp.ones((rows, D)), jnp.arange(37), vocab)
+    np.testing.assert_allclose(np.exp(np.asarray(nll, np.float64)), vocab, rtol=1e-6)
+
+
+def test_bfloat16_hidden_gets_bfloat16_gradients_close_to_float32() -> None:
+    hidden, table, targets, weights = _inputs(700)
+    half = hidden.astype(jnp.bfloat16)
+    value, (grad_hidden, grad_table) = _value_and_grads(half, table, targets, weights, VOCAB)
+    assert (value.dtype, grad_hidden.dtype, grad_table.dtype) == (jnp.float32, jnp.bfloat16, jnp.float32)
+    exact_value, exact = jax.value_and_grad(_plain, (0, 1))(hidden, table, targets, weights)
+    assert value == pytest.approx(float(exact_value), rel=2e-3)
+    for grad, plain in zip((grad_hidden, grad_table), exact, strict=True):
+        error = np.linalg.norm(np.asarray(grad, np.float32) - plain) / np.linalg.norm(plain)
+        assert error < 2e-2
+
+
+def test_an_outer_factor_scales_the_gradients() -> None:
+    inputs = _inputs(530)
+    once = jax.grad(lambda h, t: weighted_nll(h, t, *inputs[2:], VOCAB), (0, 1))(*inputs[:2])
+    outer = jax.grad(lambda h, t: 2 * weighted_nll(h, t, *inputs[2:], VOCAB) ** 1 - 5, (0, 1))(*inputs[:2])
+    for one, two in zip(once, outer, strict=True):
+        np.testing.assert_allclose(two, 2 * np.asarray(one), rtol=1e-6)
+
+
+def test_tokens_that_fill_the_last_chunk_add_no_gradient() -> None:
+    """513 tokens fill 511 places of the second chunk; the same tokens in exactly filled chunks give the same sum."""
+    hidden, table, targets, weights = _inputs(1024)
+    grad = jax.grad(weighted_nll, 1)
+    parts = [slice(0, 513), slice(513, 1024)]
+    total = sum(np.asarray(grad(hidden[p], table, targets[p], weights[p], VOCAB)) for p in parts)
+    np.testing.assert_allclose(total, grad(hidden, table, targets, weights, VOCAB), rtol=1e-4, atol=1e-4)
+    # Filled places have target 0 and a hidden state of zeros: row 0 of the table is where they would show.
+    away = jnp.where(targets == 0, 1, targets)
+    row_0 = np.asarray(grad(hidden[:513], table, away[:513], weights[:513], VOCAB))[0]
+    plain = np.asarray(jax.grad(_plain, 1)(hidden[:513], table, away[:513], weights[:513]))[0]
+    np.testing.assert_allclose(row_0, plain, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,61 @@
+"""Every file in configs/ is a configuration that loads, and its header says how to run it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jaxgpt.config import Config, ModelConfig
+from jaxgpt.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+
+
+def build(content: dict) -> Config:
+    """The configuration without the command line's parser: nested dataclasses from nested dicts."""
+    sections = {
+        name: field.default_factory
+        for name, field in Config.__dataclass_fields__.items()
+        if isinstance(content.get(name), dict)
+    }
+    return Config(**{name: sections[name](**value) if name in sections else value for name, value in content.items()})
+
+
+def test_there_are_configs() -> None:
+    assert {"demo.yaml", "gpt2_small.yaml", "dialogue_small.yaml"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_config_loads_and_says_how_to_run_it(path: Path) -> None:
+    text = path.read_text()
+    cfg = build(yaml.safe_load(text))
+    assert cfg.output.startswith("runs/")
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    assert any(f"jaxgpt train --config configs/{path.name}" in line for line in header)
+
+
+def test_the_default_model_is_gpt2_small() -> None:
+    assert ModelConfig().n_params == 124_439_808  # Hugging Face's count for `gpt2`
+    assert ModelConfig().padded_vocab_size == 50304
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "expected"),
+    [
+        (
+            "model",
+            {"n_embd": 100, "n_head": 12},
+            "n_embd 100 is not divisible by model.n_head 12; try n_embd 96 or 108",
+        ),
+        ("model", {"n_layer": 0}, "model.n_layer is 0; it must be above 0"),
+        ("model", {"resid_pdrop": 1.0}, "model.resid_pdrop is 1.0; it must lie in [0, 1)"),
+        ("optimizer", {"learning_rate": -1.0}, "optimizer.learning_rate is -1.0"),
+        ("optimizer", {"warmup_steps": 200_000}, "optimizer.warmup_steps 200000 is more than train.max_steps 100000"),
+        ("data", {"seq_len": 2048}, "data.seq_len 2048 is more than model.n_positions 1024"),
+        ("train", {"batch_size": 0}, "train.batch_size is 0"),
+    ],
+)
+def test_bad_values_are_refused_with_both_values(section: str, values: dict, expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        build({"output": "runs/x", section: values})
+    assert expected in str(error.value)
