@@ -12,6 +12,7 @@ from jaxgpt.errors import UserError
 
 USER_MISTAKE = 2
 _BAD_PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS)
+_AFTER_FREEING = "free some space and run the same command again"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -30,25 +31,31 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno in _DISK_FULL:
-            fail(f"{disk_full(error)}; free some space and run the same command again")
+            fail(f"{_disk_full(error)}; {_AFTER_FREEING}")
         if error.errno not in _BAD_PATH or error.filename is None:
             raise
         fail(f"{error.filename}: {error.strerror}; check the path and its permissions")
+    except Exception as error:
+        where = _full_disk_of_tensorstore(str(error))
+        if where is None:
+            raise
+        fail(f"{_disk_full(OSError(errno.ENOSPC, 'No space left on device', where))}; {_AFTER_FREEING}")
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is finished", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
 
 
-def disk_full(error: OSError) -> str:
+def _disk_full(error: OSError) -> str:
     where = error.filename or "the output folder"
     return f"{where} could not be written ({error.strerror}); nothing half-written is left that counts as whole"
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an exception means that the disk is full; tensorstore says so only in its text."""
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return True
-    return bool(re.search(r"No space left on device|Disk quota exceeded|File too large|ENOSPC", str(error)))
+def _full_disk_of_tensorstore(text: str) -> str | None:
+    """The path in an error by which tensorstore, in its text alone, says that the disk is full; None for any other."""
+    if not re.search(r"No space left on device|Disk quota exceeded|File too large", text):
+        return None
+    path = re.search(r"\"(/[^\"]*)\"", text)
+    return path[1] if path else "a checkpoint"
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -186,7 +186,7 @@ class EvalConfig:
     """Validation during training.
 
     Args:
-        every: steps between two evaluations; there is one at the start and one at the end, too
+        every: steps between two evaluations; the last step is evaluated, too
         batches: batches of train.batch_size to evaluate on, the same every time; 0 means the whole split
         sample_prompt: text that a sample continues at every evaluation; written to samples.txt
         sample_tokens: length of that sample; 0 means no sample
@@ -207,7 +207,7 @@ class CheckpointConfig:
     """When to save, and what to keep: a checkpoint stays while any of the rules wants it.
 
     Args:
-        every: steps between two checkpoints; the last step is saved too
+        every: steps between two checkpoints; evaluated steps and the last one are saved, too
         keep_last: newest checkpoints to keep
         keep_every_hours: one checkpoint in each such period is kept for ever
         keep_best: checkpoints with the lowest validation loss to keep

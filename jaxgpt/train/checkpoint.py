@@ -1,6 +1,7 @@
 """Checkpoints through Orbax: written in the background, renamed when whole, kept by three rules."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +22,8 @@ FOLDER = "checkpoints"
 class RunState:
     """What belongs to a checkpoint beside arrays.
 
-    position: rows of the shuffled data sequence that have been trained on; best_loss: lowest validation loss so far;
-    config: the run's configuration; data: hash of the manifest; dialogue_format: None for documents; wandb_id: of the
-    run at Weights & Biases.
+    position: rows of the shuffled data sequence that have been trained on; config: the run's configuration; data: hash
+    of the manifest; dialogue_format: None for documents; wandb_id: of the run at Weights & Biases.
     """
 
     step: int
@@ -31,7 +31,6 @@ class RunState:
     config: dict[str, Any]
     data: str
     dialogue_format: str | None
-    best_loss: float | None = None
     wandb_id: str | None = None
 
 
@@ -39,6 +38,8 @@ class Checkpoints:
     """The checkpoints of one run. Use as a context: leaving it waits until the last one is on the disk."""
 
     def __init__(self, run: Path, cfg: CheckpointConfig):
+        # Orbax logs every failed write with a traceback per thread, and then raises it as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._manager = ocp.CheckpointManager(
             (run / FOLDER).absolute(),
             options=ocp.CheckpointManagerOptions(

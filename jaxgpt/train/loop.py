@@ -115,22 +115,21 @@ def train(cfg: Config) -> Outcome:
             if pending:
                 train_loss = clock.read(*pending, cfg, telemetry)
             pending = (run_state.step, metrics)
-
             last = run_state.step == cfg.train.max_steps
-            new_best = False
-            if last or run_state.step % cfg.eval.every == 0 or stop:
-                train_loss = clock.read(*pending, cfg, telemetry)
-                pending = None
-            if last or run_state.step % cfg.eval.every == 0:
+            evaluate = last or run_state.step % cfg.eval.every == 0
+            save = evaluate or run_state.step % cfg.checkpoint.every == 0
+            if save:  # the log must hold all that a checkpoint has seen
+                train_loss, pending = clock.read(*pending, cfg, telemetry), None
+            if evaluate:
                 clock.pause()
                 valid_loss = _report_validation(trainer, state, run_state.step, telemetry)
-                new_best = run_state.best_loss is None or valid_loss < run_state.best_loss
-                run_state = replace(run_state, best_loss=valid_loss if new_best else run_state.best_loss)
                 clock.resume()
-            if last or new_best or stop or run_state.step % cfg.checkpoint.every == 0:
-                evaluated = run_state.step % cfg.eval.every == 0 or last
-                checkpoints.save(state, run_state, valid_loss if evaluated else None)
+            if save:
+                checkpoints.save(state, run_state, valid_loss if evaluate else None)
+        if pending:
+            train_loss = clock.read(*pending, cfg, telemetry)
         if stop:
+            checkpoints.save(state, run_state)
             telemetry.say(f"{cfg.output}: saved at step {run_state.step}; the same command goes on from there")
     return Outcome(run_state.step, train_loss, valid_loss, clock.tokens_per_second, stop.signal)
 
