@@ -40,10 +40,10 @@ def claim_output(output: Path, build: dict[str, Any]) -> bool:
         state = "holds pages"
     elif record.is_file():
         before, state = json.loads(record.read_text(encoding="utf-8")), "holds an unfinished build"
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+    elif output.exists() and (not output.is_dir() or any(path != record.parent for path in output.iterdir())):
         raise UserError(f"--output {output} already holds something else; give a new folder")
     else:
-        record.parent.mkdir(parents=True)
+        record.parent.mkdir(parents=True, exist_ok=True)
         write_text(record, json.dumps(build))
         return False
     if before != build:

@@ -74,6 +74,8 @@ class Options:
         for name, share in (("valid_fraction", self.valid_fraction), ("test_fraction", self.test_fraction)):
             if not 0 <= share < 1:
                 raise UserError(f"--{name} is {share}; it must lie in [0, 1)")
+        if self.seed >= 1 << 64:
+            raise UserError(f"--seed is {self.seed}; it must be below 2^64")
         if self.valid_fraction + self.test_fraction >= 1:
             raise UserError(
                 f"--valid_fraction {self.valid_fraction} and --test_fraction {self.test_fraction} leave nothing to "
@@ -139,7 +141,13 @@ def make(options: Options, output: Path, processes: int) -> Manifest:
         for index, share in enumerate(shares)
     ]
     tokenizer.save(output / TOKENIZER_FOLDER)
-    build_all([job for job in jobs if not job.result_path.is_file()], output / TOKENIZER_FOLDER, processes)
+    for partial in output.glob(".*.partial"):  # of an earlier call that was killed
+        partial.unlink()
+    try:
+        build_all([job for job in jobs if not job.result_path.is_file()], output / TOKENIZER_FOLDER, processes)
+    except UserError:
+        shutil.rmtree(output)  # the input has to change, so nothing of this build will be of use
+        raise
     splits, table = collect(jobs, sources)
     if not any(split.documents for split in splits.values()):
         shutil.rmtree(output)  # everything in it is this build's own

@@ -1,9 +1,10 @@
 """Shards built by a pool of processes under one progress bar."""
 
 import os
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ _done: Any
 
 def _start_worker(tokenizer_folder: Path, done: Any) -> None:
     global _tokenizer, _done
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _tokenizer, _done = load_tokenizer(str(tokenizer_folder)), done
+
+
+def _end_with_parent() -> None:
+    """A killed parent's workers would wait for more work for ever, or write beside those of the next call."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(job: Job) -> None:

@@ -23,7 +23,7 @@ def read(block: Block) -> Iterator[Conversation]:
             continue
         try:
             turns = json.loads(line.text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f'{line.where()}: not JSON ({error}); each line must be a list of turns such as ["hello", "hi"]'
             ) from None
@@ -33,5 +33,12 @@ def read(block: Block) -> Iterator[Conversation]:
                 f"{line.where()}: found {json.dumps(found)[:60]} where a string belongs; "
                 'each line must be a list of strings such as ["hello", "hi"]'
             )
+        try:
+            "".join(turns).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{line.where()}: {error.object[error.start : error.end]!r} is half a surrogate pair and no character; "
+                "write the whole character"
+            ) from None
         stripped = [turn.strip() for turn in turns]
         yield Conversation(tuple(Turn(text, index % 2) for index, text in enumerate(stripped) if text))

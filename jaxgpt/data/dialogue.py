@@ -94,12 +94,13 @@ class DialogueFormat:
         weights: list[float] = [conversation.turns[0].weight] * len(opening)
         roles: list[int] = [conversation.turns[0].role] * len(opening)
         starts = []
-        for turn, text_ids in zip(conversation.turns, turn_ids, strict=True):
+        following = [turn.role for turn in conversation.turns[1:]] + [1 - conversation.turns[-1].role]
+        for turn, next_role, text_ids in zip(conversation.turns, following, turn_ids, strict=True):
             # A token that ends one turn and opens the next belongs to the next when a conversation is cut.
             starts.append(len(ids) - len(opening))
             ids += [*text_ids, *ending]
             weights += [turn.weight] * (len(text_ids) + len(ending))
-            ending_role = 1 - turn.role if self.ending_is_next else turn.role
+            ending_role = next_role if self.ending_is_next else turn.role
             roles += [turn.role] * len(text_ids) + [ending_role] * len(ending)
         weights[0] = 0.0
         return EncodedConversation(
@@ -162,7 +163,7 @@ def cut(encoded: EncodedConversation, row_length: int) -> list[EncodedConversati
     """Pieces of at most `row_length` tokens, cut where turns begin, that overlap by one turn.
 
     The turn that a piece repeats is context: its weights are 0, so each token is still predicted exactly once. Where
-    two turns do not fit together only the last token is repeated; a turn longer than a row is cut within.
+    two turns do not fit together only the last token is repeated, and a turn that does not fit even so is cut within.
     """
     length = len(encoded.ids)
     edges = [*encoded.starts, length]

@@ -24,7 +24,7 @@ Kind = Literal["stream", "dialogue"]
 
 _CRC_MASK_DELTA = 0xA282EAD8
 _LENGTH_DELIMITED = 2  # protobuf wire type of strings, bytes and messages
-_ROWS_PER_WRITE = 1024
+_BYTES_PER_WRITE = 1 << 21
 
 
 def masked_crcs(rows: np.ndarray) -> np.ndarray:
@@ -143,7 +143,8 @@ class ShardWriter:
     def __init__(self, path: Path, page_format: PageFormat):
         self._format = page_format
         self._file = path.open("wb", buffering=0)
-        self._buffer = page_format.blank_records(_ROWS_PER_WRITE)
+        self._rows_per_write = max(_BYTES_PER_WRITE // page_format.dtype.itemsize, 1)
+        self._buffer = page_format.blank_records(self._rows_per_write)
         self._file_crc = 0
         self.records = 0
         self.n_bytes = 0
@@ -160,8 +161,8 @@ class ShardWriter:
                 f"token id {bad} is outside the vocabulary of {self._format.vocab_size} ids; "
                 "write with the tokenizer whose vocabulary the manifest will name"
             )
-        for start in range(0, n_rows, _ROWS_PER_WRITE):
-            part = self._buffer[: min(_ROWS_PER_WRITE, n_rows - start)]
+        for start in range(0, n_rows, self._rows_per_write):
+            part = self._buffer[: min(self._rows_per_write, n_rows - start)]
             for name in self._format.columns:
                 part[name] = rows[name][start : start + len(part)]
             raw = part.view(np.uint8).reshape(len(part), -1)
@@ -216,12 +217,16 @@ class Shard:
         raw = self._bytes[indices]
         rows = raw.view(self.format.dtype)[:, 0]
         computed = masked_crcs(raw[:, self.format.data_slice])
-        wrong = (rows["crc"] != computed) | (raw[:, :12] != self.format.frame).any(axis=1)
+        bad_frame = (raw[:, :12] != self.format.frame).any(axis=1)
+        wrong = (rows["crc"] != computed) | bad_frame
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
+            stored, expected = f"CRC {int(rows['crc'][at]):08x}", f"{int(computed[at]):08x}"
+            if bad_frame[at]:
+                stored, expected = f"frame {raw[at, :12].tobytes().hex()}", self.format.frame.tobytes().hex()
             raise UserError(
-                f"{self.path}: record {int(indices[at])} is damaged: stored CRC {int(rows['crc'][at]):08x}, "
-                f"computed {int(computed[at]):08x}; build the pages again or copy the file from its source"
+                f"{self.path}: record {int(indices[at])} is damaged: stored {stored}, computed {expected}; "
+                "build the pages again or copy the file from its source"
             )
         return rows
 
@@ -233,12 +238,14 @@ class Shard:
 
     def verify(self) -> Iterator[int]:
         """Reads and checks every row; yields how many are done. Raises UserError at the first damaged one."""
-        for start in range(0, len(self), _ROWS_PER_WRITE):
-            rows = self.read(np.arange(start, min(start + _ROWS_PER_WRITE, len(self))))
-            largest = int(rows["tokens"].max())
-            if largest >= self.format.vocab_size:
+        batch = max(_BYTES_PER_WRITE // self.format.dtype.itemsize, 1)
+        for start in range(0, len(self), batch):
+            tokens = self.read(np.arange(start, min(start + batch, len(self))))["tokens"]
+            foreign = np.argwhere(tokens >= self.format.vocab_size)
+            if len(foreign):
+                row, at = foreign[0]
                 raise UserError(
-                    f"{self.path}: a record from {start} on holds token id {largest}, outside the vocabulary of "
+                    f"{self.path}: record {start + row} holds token id {tokens[row, at]}, outside the vocabulary of "
                     f"{self.format.vocab_size}; build the pages again with the manifest's tokenizer"
                 )
-            yield start + len(rows)
+            yield start + len(tokens)

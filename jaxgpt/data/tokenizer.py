@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tokenizers
 
+from jaxgpt.data.atomic import write_text
 from jaxgpt.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -67,7 +68,7 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.backend.save(str(folder / "tokenizer.json"))
+        write_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
 
 
 def load_tokenizer(name: str) -> Tokenizer:

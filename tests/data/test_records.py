@@ -1,4 +1,4 @@
-"""Shards against TensorFlow: what we write is what it would write, what we read is what was written, damage is found."""
+"""Shards against TensorFlow: we write what it would write and read what was written; damage is found."""
 
 import google_crc32c
 import numpy as np

@@ -34,7 +34,7 @@ def write_talks(path, talks):
 
 def random_talks(n, seed=0):
     rng = np.random.default_rng(seed)
-    words = "the cat sat on a mat and asked why it never rains in May".split()
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "asked", "why", "it", "never", "rains", "in", "May"]
     return [
         [" ".join(rng.choice(words, rng.integers(1, 12))) for _ in range(rng.integers(2, 6))] + [f"talk {number}"]
         for number in range(n)

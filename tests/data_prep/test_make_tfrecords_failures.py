@@ -37,7 +37,7 @@ def assert_user_mistake(done, *parts):
     """Exit code 2 and one sentence, after the progress bar if there was one."""
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if not line.lstrip("\r").startswith("pages:")]
+    errors = [line for line in done.stderr.splitlines() if line and not line.startswith("pages:")]
     assert len(errors) == 1, done.stderr
     assert errors[0].startswith("error: ")
     for part in parts:
@@ -90,7 +90,7 @@ def test_a_line_far_into_a_file_of_several_blocks_is_named(tmp_path):
 
 def test_text_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "book.txt"
-    path.write_bytes("first\nsecond\n".encode() + b"caf\xe9\n")
+    path.write_bytes(b"first\nsecond\ncaf\xe9\n")
     with pytest.raises(UserError) as error:
         build([f"text:{path}"], tmp_path / "out")
     assert f"{path}:3: byte 0xe9 is not UTF-8" in str(error.value)
@@ -161,32 +161,38 @@ def test_command_line_ends_with_one_sentence_and_exit_code_2(tmp_path):
     assert path.read_text() == GOOD
 
 
-ROW_BYTES = 10_000_000  # of the one record of the one shard; the tokenizer's file has about 3.5 MB
-ONE_LARGE_ROW = ("--row_length", str(ROW_BYTES // 2), "--shards", "1", "--valid_fraction", "0")
+SHARD_BYTES = 8_000_000  # at least, of the one shard of `large_talks`; the tokenizer's file has about 3.5 MB
+ONE_SHARD = ("--shards", "1", "--valid_fraction", "0")
+
+
+def large_talks(path):
+    """Conversations that fill more than half a row each, so that every one takes a record of 9 KB."""
+    path.write_text((json.dumps(["why " * 300, "no " * 300]) + "\n") * 907)
+    return f"dialogue:{path}"
 
 
 def assert_nothing_counts_as_whole(output):
     assert not (output / "manifest.json").exists()
     for path in output.glob("pages-*"):
-        assert path.stat().st_size > ROW_BYTES, f"{path} is incomplete under its final name"
+        assert path.stat().st_size > SHARD_BYTES, f"{path} is incomplete under its final name"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [100_000, 6_000_000], ids=["tokenizer", "shard"])
 def test_a_file_that_the_disk_does_not_take(tmp_path, limit):
     """A limit on the size of files stands for a full disk; without it the same command finishes the build."""
-    path, output = tmp_path / "book.txt", tmp_path / "out"
-    path.write_text("a document\n")
+    source, output = large_talks(tmp_path / "talks.jsonl"), tmp_path / "out"
 
     def limited():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    assert_user_mistake(run(f"text:{path}", output, *ONE_LARGE_ROW, preexec_fn=limited), "File too large")
+    assert_user_mistake(run(source, output, *ONE_SHARD, preexec_fn=limited), "File too large")
     assert_nothing_counts_as_whole(output)
-    done = run(f"text:{path}", output, *ONE_LARGE_ROW)
+    done = run(source, output, *ONE_SHARD)
     assert done.returncode == 0, done.stderr
-    assert load_manifest(output).splits["train"].documents == 1
+    (shard,) = load_manifest(output).splits["train"].shards
+    assert (shard.records, shard.bytes > SHARD_BYTES) == (907, True)
 
 
 @pytest.mark.slow
@@ -202,8 +208,7 @@ def test_a_full_disk(tmp_path, megabytes):
     if mounted.returncode:
         pytest.skip(f"mounting a small disk is not permitted: {mounted.stderr.strip()}")
     try:
-        (tmp_path / "book.txt").write_text("a document\n")
-        done = run(f"text:{tmp_path}/book.txt", disk / "out", *ONE_LARGE_ROW)
+        done = run(large_talks(tmp_path / "talks.jsonl"), disk / "out", *ONE_SHARD)
         assert_user_mistake(done, "No space left on device")
         assert_nothing_counts_as_whole(disk / "out")
     finally:
@@ -215,7 +220,7 @@ def killed_and_undisturbed(tmp_path_factory):
     """A build that was killed with all its processes and run again, and one that was left alone."""
     folder = tmp_path_factory.mktemp("killed")
     rng = np.random.default_rng(0)
-    words = "the cat sat on a mat and asked why it never rains in May".split()
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "asked", "why", "it", "never", "rains", "in", "May"]
     texts = [" ".join(rng.choice(words, 11)) for _ in range(1009)]
     talks = [[texts[at] for at in rng.integers(0, 1009, 5)] for _ in range(11_003)]
     (folder / "talks.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +118,6 @@ def metrics_of(run: Path | str) -> list[dict[str, Any]]:
 
 def command(cfg: Config, folder: Path) -> list[str]:
     """`jaxgpt train` of `cfg` as a process of its own."""
-    from dataclasses import asdict
-
     path = folder / "given.yaml"
     path.write_text(yaml.safe_dump(asdict(cfg)))
     return [sys.executable, "-m", "jaxgpt", "train", "--config", str(path)]
@@ -137,10 +135,10 @@ def run_command(cfg: Config, folder: Path, devices: int = 1) -> subprocess.Compl
     )
 
 
-def run_python(code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, folder: Path, devices: int = 1) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env=environment(),
+        [sys.executable, "-c", code],
+        env=environment(devices),
         cwd=folder,
         capture_output=True,
         text=True,
