@@ -48,6 +48,7 @@ def _plain_loss(cfg: Config, params, batch) -> jax.Array:
     return (nll * batch["weights"]).sum() / batch["weights"].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [{}, NO_DROPOUT], ids=["dropout", "no_dropout"])
 def test_eight_devices_and_microbatches_equal_one_device(dropout: dict) -> None:
     one = _train(step_config(**dropout), 1)
@@ -57,6 +58,7 @@ def test_eight_devices_and_microbatches_equal_one_device(dropout: dict) -> None:
     assert len(set(losses)) == len(losses)
 
 
+@pytest.mark.slow
 def test_dropout_acts_and_differs_between_steps() -> None:
     batch = host_batch(0)
 
@@ -75,6 +77,7 @@ def test_dropout_acts_and_differs_between_steps() -> None:
     assert len(set(first_losses(step_config(**NO_DROPOUT)))) == 1
 
 
+@pytest.mark.slow
 def test_loss_norm_and_update_equal_a_plain_formula_with_real_weights_unevenly_spread() -> None:
     cfg, batch = step_config(**NO_DROPOUT), host_batch(1)
     per_device = batch["weights"].reshape(8, -1).sum(1)
@@ -96,6 +99,7 @@ def test_loss_norm_and_update_equal_a_plain_formula_with_real_weights_unevenly_s
         np.testing.assert_allclose(moment / scale, grad, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_table_stays_tied_after_updates() -> None:
     cfg = step_config(**NO_DROPOUT)
     state, _ = _train(cfg, 8, 4)
@@ -128,6 +132,7 @@ def test_the_state_that_goes_in_is_used_up() -> None:
         assert len(leaf.addressable_shards) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_a_batch_without_weight_changes_nothing_but_decay(weight_decay: float) -> None:
     cfg = step_config()
@@ -180,6 +185,7 @@ def test_nothing_is_compiled_after_the_second_step(capfd, caplog: pytest.LogCapt
         assert [line for line in caplog.messages if "ompil" in line]  # the log does tell
 
 
+@pytest.mark.slow
 def test_eval_step_sums_over_devices_what_counts() -> None:
     cfg, batch = step_config(), host_batch(2)
     batch["weights"][5:] = 0  # most devices have nothing to add
