@@ -8,10 +8,9 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data_prep.build import Job, build_shard
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
+from jaxgpt.progress import progress_bar
 
 _tokenizer: Tokenizer
 _done: Any
@@ -48,7 +47,7 @@ def build_all(jobs: list[Job], tokenizer_folder: Path, processes: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with ProcessPoolExecutor(processes, context, _start_worker, (tokenizer_folder, done)) as pool:
         futures = [pool.submit(_work, job) for job in jobs]
-        with tqdm(total=total, unit="B", unit_scale=True, desc="pages") as bar:
+        with progress_bar(total=total, unit="B", unit_scale=True, desc="pages") as bar:
             try:
                 while not all(future.done() for future in futures):
                     if any(future.done() and future.exception() for future in futures):

@@ -65,7 +65,7 @@ def run_demo(output: Path, config: Path, train_options: list[str], conversations
     if not text.is_file():
         write_conversations(text, conversations)
     make = _REPOSITORY / "data_prep" / "make_tfrecords.py"
-    options = ["--format", "tags", "--row_length", str(_ROW_LENGTH), "--valid_fraction", "0.03"]
+    options = ["--format", "tags", "--row_length", str(_ROW_LENGTH), "--valid_fraction", "0.02"]
     _run([_relative(make), "--source", f"dialogue:{text}", *options, "--output", str(pages)])
     train = ["-m", "jaxgpt", "train", "--config", str(config), "--output", str(run), "--data.path", str(pages)]
     trained = _run([*train, *train_options])

@@ -11,9 +11,7 @@ TINY = ["--train.max_steps=3", "--optimizer.warmup_steps=1", "--model.n_embd=16"
 
 
 @pytest.mark.slow
-def test_the_demo_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_demo_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("XLA_FLAGS")  # the demo's own processes: one device, as on a user's machine
     output = tmp_path / "demo"
     arguments = [

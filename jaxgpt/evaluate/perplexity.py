@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
-
 from jaxgpt.data.loader import Pages
 from jaxgpt.data.manifest import check_fits, check_same_text_format
 from jaxgpt.errors import UserError
 from jaxgpt.evaluate.models import Model
+from jaxgpt.progress import progress_bar
 from jaxgpt.train.parallel import Parallel
 from jaxgpt.train.validate import split_loss
 
@@ -65,7 +64,7 @@ def perplexity(model: Model, folder: Path, split: str) -> Perplexity:
 
     def progress(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         total = -(-pages.n_rows(shuffled=False) // batch_size)
-        return iter(tqdm(batches, total=total, unit="batch", desc=f"perplexity on {split}"))
+        return iter(progress_bar(batches, total=total, unit="batch", desc=f"perplexity on {split}"))
 
     params = parallel.replicate(model.params)
     result = split_loss(parallel, parallel.eval_step(model.cfg), params, pages, batch_size, progress=progress)

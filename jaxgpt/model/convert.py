@@ -50,9 +50,7 @@ def to_hf_tensors(params: Params, cfg: ModelConfig) -> dict[str, np.ndarray]:
 def from_hf_tensors(tensors: dict[str, np.ndarray], cfg: ModelConfig, like: Params) -> Params:
     """The parameters in the tree of `like` (arrays or shapes); UserError names what is missing or of a wrong shape."""
     table = f"{_PREFIX}wte.weight"
-    if table in tensors:
-        padding = cfg.padded_vocab_size - tensors[table].shape[0]
-        tensors = {**tensors, table: np.pad(tensors[table], ((0, max(padding, 0)), (0, 0)))}
+    padding = cfg.padded_vocab_size - cfg.vocab_size
 
     def visit(node: Any, path: tuple[str, ...]) -> Any:
         if isinstance(node, dict):
@@ -60,12 +58,14 @@ def from_hf_tensors(tensors: dict[str, np.ndarray], cfg: ModelConfig, like: Para
         name = _PREFIX + ".".join(path)
         if name not in tensors:
             raise UserError(f"{WEIGHTS} has no tensor {name}; it is not a whole GPT-2 of this config.json")
-        if tensors[name].shape != node.shape:
+        expected = (cfg.vocab_size, cfg.n_embd) if name == table else node.shape
+        if tensors[name].shape != expected:
             raise UserError(
-                f"{WEIGHTS}: {name} has shape {tensors[name].shape}, config.json makes it {node.shape}; "
+                f"{WEIGHTS}: {name} has shape {tensors[name].shape}, config.json makes it {expected}; "
                 "one of the two files belongs to another model"
             )
-        return np.asarray(tensors[name], np.float32)
+        tensor = np.asarray(tensors[name], np.float32)
+        return np.pad(tensor, ((0, padding), (0, 0))) if name == table else tensor
 
     return visit(like, ())
 

@@ -59,6 +59,7 @@ class Checkpoints:
                 best_fn=_valid_loss,  # without it Orbax does not store the metrics
                 best_mode="min",
                 enable_async_checkpointing=True,
+                cleanup_tmp_directories=True,  # what a killed save left behind is as large as a checkpoint
             ),
         )
 
@@ -79,10 +80,10 @@ class Checkpoints:
     def wait(self) -> None:
         self._manager.wait_until_finished()
 
-    def restore(self, like: TrainState) -> TrainState:
-        """The newest checkpoint, placed as the shapes in `like` are."""
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state of one checkpoint, placed as the shapes in `like` are."""
         restored = self._manager.restore(
-            self._manager.latest_step(),
+            step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(like.params),
                 optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
@@ -105,8 +106,8 @@ def _valid_loss(metrics: dict[str, float]) -> float:
 
 def steps(run: Path) -> list[int]:
     """Steps of the run's whole checkpoints, ascending."""
-    folder = run / FOLDER
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.is_dir() else []
+    found = (entry.parent.parent for entry in (run / FOLDER).glob("*/run/metadata"))
+    return sorted(int(entry.name) for entry in found if entry.name.isdigit() and (entry / "params").is_dir())
 
 
 def read_run_state(run: Path, step: int) -> RunState:

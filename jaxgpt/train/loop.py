@@ -52,6 +52,11 @@ class Trainer:
                 f"rows of {self.pages.seq_len} tokens in {self.pages.folder} are longer than model.n_positions "
                 f"{cfg.model.n_positions}; raise model.n_positions or set data.seq_len"
             )
+        if not self.valid.info.targets:
+            raise UserError(
+                f"{self.valid.folder}: no token of the split {cfg.data.valid_split!r} counts; build the pages with a "
+                "larger share for it or another --loss_on"
+            )
         self.parallel = Parallel()
         self.parallel.check_batch(cfg.train.batch_size, cfg.train.microbatches)
         self.train_step = self.parallel.train_step(cfg)
@@ -95,7 +100,7 @@ def train(cfg: Config) -> Outcome:
         checkpoints = stack.enter_context(Checkpoints(Path(cfg.output), cfg.checkpoint))
         telemetry = stack.enter_context(Telemetry(cfg, asdict(cfg), run_state.step, run_state.wandb_id))
         if before:
-            state = checkpoints.restore(trainer.parallel.abstract_state(cfg))
+            state = checkpoints.restore(before.step, trainer.parallel.abstract_state(cfg))
             telemetry.say(
                 f"{cfg.output}: goes on from step {before.step}"
                 if before.step < cfg.train.max_steps

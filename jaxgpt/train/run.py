@@ -31,7 +31,7 @@ _SHAPE = (
 def open_run(cfg: Config, data_hash: str) -> RunState | None:
     """Prepares the run's folder; the newest checkpoint's state where there is one to go on from."""
     run = Path(cfg.output)
-    if not (run / CONFIG).is_file() and run.exists() and (not run.is_dir() or any(run.iterdir())):
+    if not _is_run(run) and run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"output {run} already holds something that is no run; give a new folder")
     done = checkpoint.steps(run)
     before = checkpoint.read_run_state(run, done[-1]) if done else None
@@ -40,6 +40,17 @@ def open_run(cfg: Config, data_hash: str) -> RunState | None:
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / CONFIG, yaml.safe_dump(asdict(cfg), sort_keys=False))
     return before
+
+
+def _is_run(run: Path) -> bool:
+    """Whether the folder has a config.yaml that is ours: many programs call their settings so."""
+    if not (run / CONFIG).is_file():
+        return False
+    try:
+        content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return False
+    return isinstance(content, dict) and set(content) == set(Config.__dataclass_fields__)
 
 
 def _check_continues(run: Path, before: RunState, cfg: Config, data_hash: str) -> None:
@@ -64,12 +75,9 @@ def _check_continues(run: Path, before: RunState, cfg: Config, data_hash: str) -
 
 def read_config(run: Path) -> dict[str, Any]:
     """The resolved configuration of an existing run."""
-    path = run / CONFIG
-    if not path.is_file():
-        raise UserError(f"{run} is no run: it has no {CONFIG}; give a folder that `jaxgpt train` made")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no configuration; restore it from a checkpoint's copy or start a new run")
+    if not _is_run(run):
+        raise UserError(f"{run} is no run: it has no {CONFIG} of ours; give a folder that `jaxgpt train` made")
+    content: dict[str, Any] = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
     return content
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from jaxgpt.config import Config, WandbConfig
 from jaxgpt.data.atomic import write_text
 from jaxgpt.errors import UserError
+from jaxgpt.progress import progress_bar
 
 METRICS = "metrics.jsonl"
 
@@ -30,8 +32,12 @@ class JsonLines:
         path = run / METRICS
         if path.is_file():
             write_text(path, "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= start_step))
+        samples = run / "samples.txt"
+        if samples.is_file():
+            entries = re.split(r"(?m)^(?=--- step \d+ )", samples.read_text(encoding="utf-8"))[1:]
+            write_text(samples, "".join(entry for entry in entries if int(entry.split()[2]) <= start_step))
         self._file = path.open("a", encoding="utf-8")
-        self._samples = (run / "samples.txt").open("a", encoding="utf-8")
+        self._samples = samples.open("a", encoding="utf-8")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -141,7 +147,7 @@ class Telemetry:
             wandb = Wandb(run, cfg.log.wandb, config, wandb_id)
             self.wandb_id = wandb.id
             self._loggers.append(wandb)
-        self._bar = tqdm(total=cfg.train.max_steps, initial=start_step, unit="step", desc=run.name, dynamic_ncols=True)
+        self._bar = progress_bar(total=cfg.train.max_steps, initial=start_step, unit="step", desc=run.name)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for logger in self._loggers:

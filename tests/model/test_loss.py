@@ -115,7 +115,7 @@ def test_an_outer_factor_scales_the_gradients() -> None:
 
 
 def test_tokens_that_fill_the_last_chunk_add_no_gradient() -> None:
-    """513 tokens fill 511 places of the second chunk; the same tokens in exactly filled chunks give the same sum."""
+    """1024 tokens fill chunks exactly; cut in 513 and 511 they leave places that something must fill."""
     hidden, table, targets, weights = _inputs(1024)
     grad = jax.grad(weighted_nll, 1)
     parts = [slice(0, 513), slice(513, 1024)]

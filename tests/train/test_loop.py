@@ -79,7 +79,6 @@ def test_validation_covers_every_target_of_the_split_once(finished: Path, pages:
     logged = [line for line in metrics_of(finished) if "valid_loss" in line][-1]
     assert logged["valid_loss"] == pytest.approx(np.mean(nll), rel=1e-5)
     assert logged["valid_perplexity"] == pytest.approx(np.exp(np.mean(nll)), rel=1e-5)
-    assert checkpoint.read_run_state(finished, 7).best_loss <= logged["valid_loss"]
 
 
 @pytest.mark.slow
