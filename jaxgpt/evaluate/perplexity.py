@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from jaxgpt.data.loader import Pages
 from jaxgpt.data.manifest import check_fits, check_same_text_format
 from jaxgpt.errors import UserError
