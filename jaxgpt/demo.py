@@ -71,7 +71,9 @@ def run_demo(output: Path, config: Path, train_options: list[str], conversations
     trained = _run([*train, *train_options])
     measured = _run(["-m", "jaxgpt", "perplexity", "--model", str(run), "--data", str(pages)])
     exported = _run(["-m", "jaxgpt", "export", str(run), "--output", str(model)])
-    said = _run(["-m", "jaxgpt", "chat", "--model", str(model), "--prompt", PROMPT, "--seed", "0"])
+    said = _run(
+        ["-m", "jaxgpt", "chat", "--model", str(model), "--prompt", PROMPT, "--temperature", "0.7", "--seed", "0"]
+    )
 
     speed = trained["tokens_per_second"]
     if speed is None and report_path.is_file():  # the training was finished before; its speed was measured then
@@ -105,7 +107,7 @@ def _conclude(report: dict[str, Any], path: Path) -> None:
         f"  You: {PROMPT}\n"
         f"  Bot: {report['reply']}\n\n"
         "Talk with it yourself:\n"
-        f"  .venv/bin/jaxgpt chat --model {report['export_dir']}\n"
+        f"  .venv/bin/jaxgpt chat --model {report['export_dir']} --temperature 0.7\n"
         "and then bring your own conversations, one JSON list of turns per line:\n"
         "  .venv/bin/python data_prep/make_tfrecords.py --source dialogue:mine.jsonl --format tags --output data/mine\n"
         "  .venv/bin/jaxgpt train --config configs/dialogue_small.yaml --data.path data/mine --output runs/mine"

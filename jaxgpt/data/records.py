@@ -212,7 +212,7 @@ class Shard:
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Rows at `indices` (n,) -> structured array (n,) with a field per column.
 
-        Each row's CRC and constant bytes are checked; a damaged record raises UserError with its number.
+        Each row's CRC, frame and ids are checked; a damaged or foreign record raises UserError with its number.
         """
         raw = self._bytes[indices]
         rows = raw.view(self.format.dtype)[:, 0]
@@ -228,6 +228,13 @@ class Shard:
                 f"{self.path}: record {int(indices[at])} is damaged: stored {stored}, computed {expected}; "
                 "build the pages again or copy the file from its source"
             )
+        tokens = rows["tokens"]
+        if tokens.size and tokens.max() >= self.format.vocab_size:
+            row, at = np.argwhere(tokens >= self.format.vocab_size)[0]
+            raise UserError(
+                f"{self.path}: record {int(indices[row])} holds token id {tokens[row, at]}, outside the vocabulary of "
+                f"{self.format.vocab_size}; build the pages again with the manifest's tokenizer"
+            )
         return rows
 
     def read_span(self, start: int, stop: int) -> np.ndarray:
@@ -240,12 +247,6 @@ class Shard:
         """Reads and checks every row; yields how many are done. Raises UserError at the first damaged one."""
         batch = max(_BYTES_PER_WRITE // self.format.dtype.itemsize, 1)
         for start in range(0, len(self), batch):
-            tokens = self.read(np.arange(start, min(start + batch, len(self))))["tokens"]
-            foreign = np.argwhere(tokens >= self.format.vocab_size)
-            if len(foreign):
-                row, at = foreign[0]
-                raise UserError(
-                    f"{self.path}: record {start + row} holds token id {tokens[row, at]}, outside the vocabulary of "
-                    f"{self.format.vocab_size}; build the pages again with the manifest's tokenizer"
-                )
-            yield start + len(tokens)
+            stop = min(start + batch, len(self))
+            self.read(np.arange(start, stop))
+            yield stop
