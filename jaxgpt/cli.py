@@ -237,11 +237,14 @@ def demo(arguments: list[str]) -> None:
     parser.add_argument("--config", type=str, default="configs/demo.yaml", help="configuration of the training")
     parser.add_argument("--train_options", type=list[str], default=[], help="options to pass on to `jaxgpt train`")
     parser.add_argument("--conversations", type=int, default=0, help="use only this many; 0 means all")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON in the last line")
     args = _parse(parser, arguments)
 
     from jaxgpt.demo import run_demo
 
-    run_demo(Path(args.output), Path(args.config), args.train_options, args.conversations)
+    report = run_demo(Path(args.output), Path(args.config), args.train_options, args.conversations)
+    if args.json:
+        print_json(report)
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

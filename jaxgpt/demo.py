@@ -56,8 +56,8 @@ def _run(command: list[str]) -> dict[str, Any]:
     return json.loads(last)
 
 
-def run_demo(output: Path, config: Path, train_options: list[str], conversations: int) -> None:
-    """Leaves `output`/report.json; a second call reuses what is there."""
+def run_demo(output: Path, config: Path, train_options: list[str], conversations: int) -> dict[str, Any]:
+    """Leaves `output`/report.json and returns it; a second call reuses what is there."""
     started = time.monotonic()
     text, pages, run, model = (output / name for name in ("conversations.jsonl", "pages", "run", "model"))
     report_path = output / "report.json"
@@ -89,6 +89,7 @@ def run_demo(output: Path, config: Path, train_options: list[str], conversations
     }
     write_text(report_path, json.dumps(report, indent=1) + "\n")
     _conclude(report, report_path)
+    return report
 
 
 def _relative(path: Path) -> str:

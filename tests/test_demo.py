@@ -15,6 +15,7 @@ def test_the_demo_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.delenv("XLA_FLAGS")  # the demo's own processes: one device, as on a user's machine
     output = tmp_path / "demo"
     arguments = [
+        "--json",
         "--output",
         str(output),
         "--conversations",
@@ -25,7 +26,8 @@ def test_the_demo_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     cli.demo(arguments)
     first = json.loads((output / "report.json").read_text())
     said = capsys.readouterr().out
-    assert "jaxgpt chat --model" in said.splitlines()[-4]
+    assert "jaxgpt chat --model" in said
+    assert json.loads(said.splitlines()[-1]) == first
     assert set(first) == {
         "valid_perplexity",
         "unigram_perplexity",
