@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -44,14 +44,6 @@ class Job:
     def result_path(self) -> Path:
         """Where the finished job's result lies while the whole folder is not finished."""
         return self.output / BUILD / f"{self.index:05d}-of-{self.n_shards:05d}.json"
-
-
-@dataclass
-class Result:
-    """Counts of a finished job, JSON all through. splits: name -> counts and file facts; sources: number -> counts."""
-
-    splits: dict[str, dict[str, int | str]] = field(default_factory=dict)
-    sources: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def split_of(item: Conversation | str, fractions: tuple[tuple[str, float], ...], seed: int) -> str:
@@ -102,6 +94,8 @@ class _SplitWriter:
         if len(pieces) > 1:
             source["conversations_cut"] += 1
             source["pieces_of_cut_conversations"] += len(pieces)
+        if shortened := sum(self._written(item).ends_within(turn) for turn in item.turns):
+            source["turns_with_newlines_shortened"] += shortened
         self.counts["targets"] += int((joined.weights > 0).sum())
         for turn in item.turns:
             if turn.weight > 0:
@@ -144,7 +138,6 @@ def build_shard(job: Job, tokenizer: Tokenizer, progress: Callable[[int], None])
 
     progress: is told how many bytes of input are done, block by block.
     """
-    result = Result()
     with ExitStack() as stack:
         writers = {}
         for split, _ in job.fractions:
@@ -159,9 +152,8 @@ def build_shard(job: Job, tokenizer: Tokenizer, progress: Callable[[int], None])
                 for split, writer in writers.items():
                     writer.add([(item, source) for item, item_split in batch if item_split == split])
             progress(block.stop - block.start)
-        result.splits = {split: writer.finish() for split, writer in writers.items()}
-        result.sources = {str(number): dict(source) for number, source in sources.items()}
-    write_text(job.result_path, json.dumps({"splits": result.splits, "sources": result.sources}))
+        result = {"splits": {split: writer.finish() for split, writer in writers.items()}, "sources": sources}
+    write_text(job.result_path, json.dumps(result))
 
 
 def _kept(

@@ -25,7 +25,7 @@ from data_prep.claim import claim_output, fingerprint
 from data_prep.inputs import Source, assign, find_sources
 from data_prep.pool import build_all
 from data_prep.tfds_files import write_tfds_files
-from jaxgpt.command import print_json, run
+from jaxgpt.command import parse, print_json, run
 from jaxgpt.data.atomic import write_text
 from jaxgpt.data.dialogue import FORMATS, FormatName, LossOn
 from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, Manifest, ShardInfo, SplitInfo, load_manifest
@@ -194,14 +194,14 @@ def report(manifest: Manifest, output: Path) -> None:
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="make_tfrecords.py", description=__doc__)
+    parser = ArgumentParser(prog="make_tfrecords.py", description=__doc__, exit_on_error=False)
     parser.add_argument("--source", nargs="+", required=True, metavar="KIND:PATH", help="see below")
     parser.add_class_arguments(Options, skip={"source"})
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pages")
     processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--processes", type=int, default=processes, help="worker processes")
     parser.add_argument("--json", action="store_true", help="print the split's counts as JSON in the last line")
-    args = parser.parse_args()
+    args = parse(parser, sys.argv[1:])
     fields = {name: getattr(args, name) for name in Options.__dataclass_fields__}
     if args.processes < 1:
         raise UserError(f"--processes is {args.processes}; it must be 1 or more")

@@ -1,19 +1,17 @@
 """`jaxgpt <command>`. What is heavy is imported inside the command that needs it."""
 
 import difflib
-import re
 import sys
-from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxgpt.command import fail, print_json, run
+from jaxgpt.command import fail, parse, print_json, run
 from jaxgpt.errors import UserError
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import ArgumentParser
 
 PROG = "jaxgpt"
 
@@ -49,39 +47,6 @@ def _parser(command: str, description: str) -> "ArgumentParser":
     return ArgumentParser(prog=f"{PROG} {command}", description=description, exit_on_error=False)
 
 
-def _parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
-    """The arguments; a wrong one is a UserError in one sentence, an unknown one with the nearest that exists."""
-    from jsonargparse import ArgumentError as JsonArgumentError
-
-    try:
-        return parser.instantiate(parser.parse_args(arguments))
-    except (ArgumentError, JsonArgumentError) as error:
-        message = " ".join(str(error).split())
-        raise UserError(_with_nearest(message, _keys(parser))) from None
-
-
-def _keys(parser: "ArgumentParser") -> list[str]:
-    return [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
-
-
-# How jsonargparse speaks of a key that does not exist: within a section, on the command line, at the top of a file.
-_UNKNOWN = (
-    r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.]+)'",
-    r"[Uu]nrecognized arguments: --(?P<key>[\w.]+)",
-    r"Option '(?P<key>[\w.]+)' is not accepted",
-)
-
-
-def _with_nearest(message: str, keys: list[str]) -> str:
-    """A message about an unknown key becomes one with the key's full name and its nearest relative among `keys`."""
-    found = next((match for pattern in _UNKNOWN if (match := re.search(pattern, message))), None)
-    if found is None:
-        return message
-    unknown = ".".join(part for part in (found.groupdict().get("group"), found["key"]) if part)
-    near = difflib.get_close_matches(unknown, keys, 1, cutoff=0.5)
-    return f"there is no option {unknown}; " + (f"did you mean {near[0]}?" if near else "--help lists the options")
-
-
 def train(arguments: list[str]) -> None:
     """Train a GPT-2, or go on with a run that exists.
 
@@ -94,7 +59,7 @@ def train(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_class_arguments(Config)
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON in the last line")
-    args = _parse(parser, _with_own_config(arguments))
+    args = parse(parser, _with_own_config(arguments))
     cfg = Config(**{name: getattr(args, name) for name in Config.__dataclass_fields__})
 
     from jaxgpt.train.loop import train as run_training
@@ -131,7 +96,7 @@ def perplexity(arguments: list[str]) -> None:
     parser.add_argument("--split", type=str, default="valid", help="split of the pages")
     _add_step(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON in the last line")
-    args = _parse(parser, arguments)
+    args = parse(parser, arguments)
 
     from jaxgpt.evaluate.models import load_model
     from jaxgpt.evaluate.perplexity import perplexity as measure
@@ -162,7 +127,7 @@ def export(arguments: list[str]) -> None:
     parser.add_argument("--output", type=str, required=True, help="folder for model, tokenizer and chat template")
     _add_step(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON in the last line")
-    args = _parse(parser, arguments)
+    args = parse(parser, arguments)
 
     from jaxgpt.chat import export as exporting
     from jaxgpt.evaluate.models import load_model
@@ -210,7 +175,7 @@ def chat(arguments: list[str]) -> None:
     parser.add_argument("--prompt", type=str | None, default=None, help="say this, print the reply and leave")
     parser.add_class_arguments(Decoding)
     parser.add_argument("--json", action="store_true", help="with --prompt: print the exchange as JSON")
-    args = _parse(parser, arguments)
+    args = parse(parser, arguments)
     decoding = Decoding(**{name: getattr(args, name) for name in Decoding.__dataclass_fields__})
 
     from jaxgpt.chat.bot import Bot, talk
@@ -238,7 +203,7 @@ def demo(arguments: list[str]) -> None:
     parser.add_argument("--train_options", type=list[str], default=[], help="options to pass on to `jaxgpt train`")
     parser.add_argument("--conversations", type=int, default=0, help="use only this many; 0 means all")
     parser.add_argument("--json", action="store_true", help="print the report as JSON in the last line")
-    args = _parse(parser, arguments)
+    args = parse(parser, arguments)
 
     from jaxgpt.demo import run_demo
 

@@ -1,14 +1,19 @@
-"""What every command shares: one sentence and exit code 2 for a user's mistake, and `--json`."""
+"""What every command shares: its arguments, one sentence and exit code 2 for a user's mistake, and `--json`."""
 
+import difflib
 import errno
 import json
 import os
 import re
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jaxgpt.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
 
 USER_MISTAKE = 2
 _BAD_PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS)
@@ -61,3 +66,36 @@ def _full_disk_of_tensorstore(text: str) -> str | None:
 def print_json(values: dict[str, Any]) -> None:
     """One JSON object as the last line of stdout."""
     print(json.dumps(values), flush=True)
+
+
+def parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
+    """The arguments; a wrong one is a UserError in one sentence, an unknown one with the nearest that exists."""
+    from jsonargparse import ArgumentError as JsonArgumentError
+
+    try:
+        return parser.instantiate(parser.parse_args(arguments))
+    except (ArgumentError, JsonArgumentError) as error:
+        message = " ".join(str(error).split())
+        raise UserError(_with_nearest(message, _keys(parser))) from None
+
+
+def _keys(parser: "ArgumentParser") -> list[str]:
+    return [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
+
+
+# How jsonargparse speaks of a key that does not exist: within a section, on the command line, at the top of a file.
+_UNKNOWN = (
+    r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.]+)'",
+    r"[Uu]nrecognized arguments: --(?P<key>[\w.]+)",
+    r"Option '(?P<key>[\w.]+)' is not accepted",
+)
+
+
+def _with_nearest(message: str, keys: list[str]) -> str:
+    """A message about an unknown key becomes one with the key's full name and its nearest relative among `keys`."""
+    found = next((match for pattern in _UNKNOWN if (match := re.search(pattern, message))), None)
+    if found is None:
+        return message
+    unknown = ".".join(part for part in (found.groupdict().get("group"), found["key"]) if part)
+    near = difflib.get_close_matches(unknown, keys, 1, cutoff=0.5)
+    return f"there is no option {unknown}; " + (f"did you mean {near[0]}?" if near else "--help lists the options")

@@ -68,9 +68,16 @@ class DialogueFormat:
         """Tokens that the tokenizer must know beside its own."""
         return ("<sep>",) if self.ending_token == "<sep>" else ()
 
+    def ends_within(self, turn: Turn) -> bool:
+        """Whether the turn's own text holds what ends a turn in this format."""
+        return bool(self.ending_text) and self.ending_text in turn.text
+
     def turn_text(self, turn: Turn) -> str:
-        """What the tokenizer sees of a turn, encoded as one string."""
-        return f"{self.tags[turn.role]}{turn.text}{self.ending_text}"
+        """What the tokenizer sees of a turn, encoded as one string; an ending within the text is shortened."""
+        text = turn.text
+        while self.ending_text and self.ending_text in text:
+            text = text.replace(self.ending_text, self.ending_text[:-1])
+        return f"{self.tags[turn.role]}{text}{self.ending_text}"
 
     def ending_ids(self, tokenizer: Tokenizer) -> list[int]:
         """Token ids that follow a turn beyond its text."""

@@ -12,8 +12,6 @@ from jaxgpt.model.gpt2 import Params
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _PREFIX = "transformer."
-# What jaxgpt adds to config.json beside Hugging Face's fields; transformers keeps such fields.
-_OURS = ("use_token_types", "dialogue_format", "tokenizer_hash")
 _SAME_NAME = (
     "vocab_size",
     "n_positions",
@@ -82,6 +80,7 @@ def to_hf_config(
         "eos_token_id": eos_token_id,
         "tie_word_embeddings": True,
         "dtype": "float32",
+        # Ours; transformers keeps fields that it does not know.
         "use_token_types": cfg.use_token_types,
         "dialogue_format": dialogue_format,
         "tokenizer_hash": tokenizer_hash,

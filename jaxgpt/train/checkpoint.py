@@ -78,6 +78,7 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
+        """Returns when every checkpoint that was asked for is on the disk."""
         self._manager.wait_until_finished()
 
     def restore(self, step: int, like: TrainState) -> TrainState:

@@ -204,3 +204,13 @@ def test_transformers_template_gives_the_prompt(name, texts, tmp_path):
     assert ids == FORMATS[name].prompt(Conversation.alternating(texts), 1, tokenizer).ids.tolist()
     without = theirs.apply_chat_template(messages, return_dict=False)
     assert without == encode(name, Conversation.alternating(texts), tokenizer).ids.tolist()
+
+
+def test_the_end_of_a_turn_within_a_turn_is_shortened_only_where_it_ends_turns(tokenizer):
+    turn = Turn("one\n\n\n\n\ntwo\n\n\nthree", 1)
+    assert FORMATS["tags"].turn_text(turn) == "B:one\n\ntwo\n\nthree\n\n\n"
+    assert FORMATS["tags"].ends_within(turn)
+    assert not FORMATS["tags"].ends_within(Turn("one\n\ntwo", 0))
+    for name in ("eos", "sep"):
+        assert FORMATS[name].turn_text(turn) == turn.text
+        assert not FORMATS[name].ends_within(turn)

@@ -278,3 +278,25 @@ def test_killed_before_the_build_is_recorded(tmp_path):
     (tmp_path / "talks.jsonl").write_text(GOOD)
     (tmp_path / "out" / ".build").mkdir(parents=True)
     assert build([f"dialogue:{tmp_path}/talks.jsonl"], tmp_path / "out").splits["train"].documents == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--row_lenght", "64"], "no option row_lenght; did you mean row_length?"),
+        (["--shards", "many"], '"shards"'),
+        (["--format", "html"], '"format"'),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(tmp_path, options, message):
+    source = tmp_path / "talks.jsonl"
+    source.write_text(GOOD)
+    assert_user_mistake(run(f"dialogue:{source}", tmp_path / "pages", *options), message)
+    assert not (tmp_path / "pages").exists()
+
+
+def test_a_turns_end_within_a_turn_is_counted(tmp_path):
+    source = tmp_path / "talks.jsonl"
+    source.write_text(json.dumps(["a\n\n\nb", "c"]) + "\n")
+    manifest = make(Options([f"dialogue:{source}"], format="tags", shards=1, row_length=61), tmp_path / "pages", 1)
+    assert manifest.sources[0]["turns_with_newlines_shortened"] == 1
