@@ -109,11 +109,12 @@ class DataConfig:
     """The pages to train on.
 
     Args:
-        path: folder that data_prep/make_tfrecords.py wrote (it holds manifest.json)
+        path: folder that data_prep/make_tfrecords.py wrote (it holds manifest.json), or gs://BUCKET/FOLDER
         train_split: split to train on
         valid_split: split to evaluate on
         seq_len: tokens per sequence; null means the length of the rows. Dialogue rows can't be cut differently
         prefetch: batches that are read and sent to the devices ahead of the step
+        cache: folder for copies of pages in a bucket; null means $XDG_CACHE_HOME/jaxgpt, by default ~/.cache/jaxgpt
     """
 
     path: str = "data/pages"
@@ -121,6 +122,7 @@ class DataConfig:
     valid_split: str = "valid"
     seq_len: int | None = None
     prefetch: int = 2
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         _positive("data", prefetch=self.prefetch)

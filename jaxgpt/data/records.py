@@ -36,6 +36,15 @@ def masked_crcs(rows: np.ndarray) -> np.ndarray:
     return (crcs >> np.uint32(15) | crcs << np.uint32(17)) + np.uint32(_CRC_MASK_DELTA)
 
 
+def crc32c_of_file(path: Path) -> str:
+    """CRC-32C of a whole file, hex."""
+    crc = 0
+    with path.open("rb") as file:
+        while piece := file.read(_BYTES_PER_WRITE):
+            crc = google_crc32c.extend(crc, piece)
+    return f"{crc:08x}"
+
+
 def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:

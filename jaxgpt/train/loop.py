@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from jaxgpt.config import Config
+from jaxgpt.data.cache import page_folder
 from jaxgpt.data.loader import Pages, prefetch, training_batches
 from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, check_fits
 from jaxgpt.data.tokenizer import load_tokenizer
@@ -44,8 +45,9 @@ class Trainer:
 
     def __init__(self, cfg: Config):
         self.cfg = cfg
-        self.pages = Pages(Path(cfg.data.path), cfg.data.train_split, cfg.data.seq_len)
-        self.valid = Pages(Path(cfg.data.path), cfg.data.valid_split, cfg.data.seq_len)
+        folder = page_folder(cfg.data.path, (cfg.data.train_split, cfg.data.valid_split), cfg.data.cache)
+        self.pages = Pages(folder, cfg.data.train_split, cfg.data.seq_len)
+        self.valid = Pages(folder, cfg.data.valid_split, cfg.data.seq_len)
         check_fits(self.pages.manifest, self.pages.folder, cfg.model.vocab_size)
         if self.pages.seq_len > cfg.model.n_positions:
             raise UserError(
