@@ -1,35 +1,28 @@
 """Whether an output folder is free, holds this very build, or is not ours to touch."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
-
 from data_prep.build import BUILD
-from data_prep.inputs import Source
+from data_prep.options import Options
+from data_prep.sources.chunk import Source
 from jaxgpt.data.atomic import write_text
 from jaxgpt.data.manifest import FILE, load_manifest
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
 
 
-def fingerprint(options: dict[str, Any], sources: list[Source], tokenizer: Tokenizer) -> dict[str, Any]:
+def fingerprint(options: Options, sources: Sequence[Source], tokenizer: Tokenizer) -> dict[str, Any]:
     """What two builds must have in common to give the same bytes."""
-    files = [
-        {"path": str(path), "bytes": path.stat().st_size, "crc32c": _crc_of_file(path)}
-        for source in sources
-        for path in source.paths
-    ]
-    return {"options": options, "tokenizer_hash": tokenizer.hash, "files": files}
-
-
-def _crc_of_file(path: Path) -> str:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            crc = google_crc32c.extend(crc, chunk)
-    return f"{crc:08x}"
+    build = {
+        "options": options.as_dict(),
+        "tokenizer_hash": tokenizer.hash,
+        "files": [file for source in sources for file in source.fingerprint()],
+        "cleaning": options.clean.fingerprint(),
+    }
+    return json.loads(json.dumps(build))  # as it will be read back
 
 
 def claim_output(output: Path, build: dict[str, Any]) -> bool:
@@ -61,4 +54,4 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     for file in now["files"]:
         if file not in before["files"]:
             return f"{file['path']} has changed or is new"
-    return "a source or the tokenizer has changed"
+    return "a source, the blocklist or the tokenizer has changed"

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxgpt.data.dialogue import EncodedConversation
 from jaxgpt.data.records import PageFormat
 
 Rows = dict[str, np.ndarray]
@@ -20,64 +19,70 @@ class StreamPacker:
 
     def __init__(self, page_format: PageFormat, eos_token_id: int):
         self._format, self._eos = page_format, eos_token_id
-        self._pending = [np.array([eos_token_id], np.int64)]
-        self._n_pending = 1
+        self._rest = np.array([eos_token_id], np.int64)
         self.tokens = 1
 
-    def add(self, ids: list[int]) -> Iterator[Rows]:
-        self._pending.append(np.array([*ids, self._eos], np.int64))
-        self._n_pending += len(ids) + 1
-        self.tokens += len(ids) + 1
-        if self._n_pending >= self._format.row_length:
-            stream = np.concatenate(self._pending)
-            whole = len(stream) // self._format.row_length * self._format.row_length
-            self._pending, self._n_pending = [stream[whole:]], len(stream) - whole
+    def add(self, columns: Rows, lengths: np.ndarray) -> Iterator[Rows]:
+        """columns: tokens (n,), documents with their end-of-text, one after the other."""
+        stream = np.concatenate([self._rest, columns["tokens"]])
+        self.tokens += len(columns["tokens"])
+        whole = len(stream) // self._format.row_length * self._format.row_length
+        self._rest = stream[whole:]
+        if whole:
             yield {"tokens": stream[:whole].reshape(-1, self._format.row_length)}
 
     def flush(self) -> Iterator[Rows]:
         """The last row, filled up with end-of-text; `tokens` counts none of the filling."""
-        if self._n_pending and self.tokens > 1:
+        if len(self._rest) and self.tokens > 1:
             row = np.full(self._format.row_length, self._eos, np.int64)
-            row[: self._n_pending] = np.concatenate(self._pending)
+            row[: len(self._rest)] = self._rest
             yield {"tokens": row[None]}
 
 
 class DialoguePacker:
-    """Conversations into rows, several to a row, each whole: best fit among a bounded number of open rows."""
+    """Pieces of conversations into rows, several to a row, each whole: best fit among a bounded number of open rows."""
 
     def __init__(self, page_format: PageFormat):
         self._format = page_format
-        self._open: list[tuple[int, list[EncodedConversation]]] = []  # (free tokens, conversations)
+        # An open row has free tokens; one that is not in use looks full.
+        self._free = np.zeros(_OPEN_ROWS, np.int64)
+        self._open: list[list[Rows]] = [[] for _ in range(_OPEN_ROWS)]
         self.tokens = 0
 
-    def add(self, encoded: EncodedConversation) -> Iterator[Rows]:
-        """encoded: of at most row_length tokens."""
-        need = len(encoded.ids)
-        self.tokens += need
-        fitting = [index for index, (free, _) in enumerate(self._open) if free >= need]
-        if fitting:
-            index = min(fitting, key=lambda index: self._open[index][0])
-            free, row = self._open[index]
-            self._open[index] = (free - need, [*row, encoded])
-        else:
-            if len(self._open) == _OPEN_ROWS:
-                fullest = min(range(_OPEN_ROWS), key=lambda index: self._open[index][0])
-                yield self._row(self._open.pop(fullest)[1])
-            self._open.append((self._format.row_length - need, [encoded]))
+    def add(self, columns: Rows, lengths: np.ndarray) -> Iterator[Rows]:
+        """columns: tokens, weights and roles (n,) of pieces of `lengths` tokens, at most row_length each."""
+        at = 0
+        closed: list[list[Rows]] = []
+        for need in lengths.tolist():
+            piece = {name: column[at : at + need] for name, column in columns.items()}
+            at += need
+            left = self._free - need
+            left[left < 0] = self._format.row_length
+            index = int(left.argmin())
+            if left[index] == self._format.row_length:
+                index = int(self._free.argmin())
+                if self._open[index]:
+                    closed.append(self._open[index])
+                self._open[index], self._free[index] = [], self._format.row_length
+            self._open[index].append(piece)
+            self._free[index] -= need
+        self.tokens += at
+        if closed:
+            yield self._rows(closed)
 
     def flush(self) -> Iterator[Rows]:
-        for _, row in self._open:
-            yield self._row(row)
-        self._open = []
+        if rows := [row for row in self._open if row]:
+            yield self._rows(rows)
+        self._free[:] = 0
+        self._open = [[] for _ in range(_OPEN_ROWS)]
 
-    def _row(self, conversations: list[EncodedConversation]) -> Rows:
-        row = {name: np.zeros((1, self._format.row_length), dtype) for name, dtype in self._format.columns.items()}
-        at = 0
-        for segment, encoded in enumerate(conversations, start=1):
-            here = slice(at, at + len(encoded.ids))
-            row["tokens"][0, here] = encoded.ids
-            row["weights"][0, here] = encoded.weights
-            row["roles"][0, here] = encoded.roles
-            row["segments"][0, here] = segment
-            at = here.stop
-        return row
+    def _rows(self, rows: list[list[Rows]]) -> Rows:
+        shape = (len(rows), self._format.row_length)
+        filled = {name: np.zeros(shape, dtype) for name, dtype in self._format.columns.items()}
+        for number, pieces in enumerate(rows):
+            lengths = [len(piece["tokens"]) for piece in pieces]
+            used = sum(lengths)
+            for name in ("tokens", "weights", "roles"):
+                filled[name][number, :used] = np.concatenate([piece[name] for piece in pieces])
+            filled["segments"][number, :used] = np.repeat(np.arange(1, len(pieces) + 1), lengths)
+        return filled

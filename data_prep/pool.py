@@ -1,63 +1,67 @@
-"""Shards built by a pool of processes under one progress bar."""
+"""Work in a pool of processes: results in the order of the tasks, few of them under way at a time."""
 
 import os
 import threading
-import time
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from data_prep.build import Job, build_shard
-from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
-from jaxgpt.progress import progress_bar
+T = TypeVar("T")
+R = TypeVar("R")
 
-_tokenizer: Tokenizer
-_done: Any
+_work: Callable[[Any], Any]
 
 
-def _start_worker(tokenizer_folder: Path, done: Any) -> None:
-    global _tokenizer, _done
+def _start_worker(make: Callable[[], Callable[[Any], Any]]) -> None:
+    global _work
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _tokenizer, _done = load_tokenizer(str(tokenizer_folder)), done
+    _work = make()
 
 
 def _end_with_parent() -> None:
-    """A killed parent's workers would wait for more work for ever, or write beside those of the next call."""
+    """A killed parent's workers would wait for more work for ever."""
     parent = parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _work(job: Job) -> None:
-    def progress(n_bytes: int) -> None:
-        with _done.get_lock():
-            _done.value += n_bytes
-
-    build_shard(job, _tokenizer, progress)
+def _call(task: Any) -> Any:
+    return _work(task)
 
 
-def build_all(jobs: list[Job], tokenizer_folder: Path, processes: int) -> None:
-    """Runs the jobs in a pool of processes under a progress bar in bytes of input."""
-    context = get_context("spawn")
-    done = context.Value("q", 0)
-    total = sum(block.stop - block.start for job in jobs for _, _, block in job.blocks)
+@contextmanager
+def ordered_pool(
+    processes: int, make: Callable[[], Callable[[T], R]]
+) -> Iterator[Callable[[Iterable[T]], Iterator[tuple[T, R]]]]:
+    """A function that maps tasks to (task, result), in order. Each worker calls `make` once, for what does the work.
+
+    No more than a few tasks per process are under way, so that memory does not grow with their number. One process
+    is this one.
+    """
+    if processes == 1:
+        work = make()
+        yield lambda tasks: ((task, work(task)) for task in tasks)
+        return
     # One thread of the tokenizer in each process: the processes are the parallelism.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    with ProcessPoolExecutor(processes, context, _start_worker, (tokenizer_folder, done)) as pool:
-        futures = [pool.submit(_work, job) for job in jobs]
-        with progress_bar(total=total, unit="B", unit_scale=True, desc="pages") as bar:
-            try:
-                while not all(future.done() for future in futures):
-                    if any(future.done() and future.exception() for future in futures):
-                        break
-                    bar.update(done.value - bar.n)
-                    time.sleep(0.05)
-                for future in futures:
-                    if future.done():
-                        future.result()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-            bar.update(done.value - bar.n)
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (make,)) as pool:
+
+        def run(tasks: Iterable[T]) -> Iterator[tuple[T, R]]:
+            under_way: deque[tuple[T, Future[R]]] = deque()
+            for task in tasks:
+                under_way.append((task, pool.submit(_call, task)))
+                if len(under_way) > 2 * processes + 1:
+                    done, future = under_way.popleft()
+                    yield done, future.result()
+            for done, future in under_way:
+                yield done, future.result()
+
+        try:
+            yield run
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

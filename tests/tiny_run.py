@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from data_prep.make_tfrecords import Options, make
+from data_prep.make import make
+from data_prep.options import Options
 from jaxgpt.chat.export import export
 from jaxgpt.config import (
     CheckpointConfig,

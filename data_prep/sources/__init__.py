@@ -1,0 +1,1 @@
+"""The kinds of `--source KIND:PATHS`, one file each."""

@@ -49,6 +49,30 @@ class EncodedConversation:
 
 
 @dataclass(frozen=True)
+class EncodedConversations:
+    """Several of them in the same arrays of length T, one after the other.
+
+    edges (n + 1,): where each begins and the last ends; turn_starts: where each turn of all of them begins;
+    first_turn (n + 1,): the number of each conversation's first turn.
+    """
+
+    ids: np.ndarray
+    weights: np.ndarray
+    roles: np.ndarray
+    edges: np.ndarray
+    turn_starts: np.ndarray
+    first_turn: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def __getitem__(self, index: int) -> EncodedConversation:
+        here = slice(self.edges[index], self.edges[index + 1])
+        starts = self.turn_starts[self.first_turn[index] : self.first_turn[index + 1]] - here.start
+        return EncodedConversation(self.ids[here], self.weights[here], self.roles[here], tuple(starts.tolist()))
+
+
+@dataclass(frozen=True)
 class DialogueFormat:
     """How a turn is written: its speaker's tag, its text, an ending text, an ending token.
 
@@ -96,29 +120,51 @@ class DialogueFormat:
         self, conversation: Conversation, turn_ids: Sequence[Sequence[int]], tokenizer: Tokenizer
     ) -> EncodedConversation:
         """The conversation from its turns' encoded texts (each that of `turn_text`)."""
+        text_ids = np.array([token for ids in turn_ids for token in ids], np.int64)
+        text_starts = np.cumsum([0, *map(len, turn_ids)])
+        return self.join_all([conversation], text_ids, text_starts, tokenizer)[0]
+
+    def join_all(
+        self, conversations: Sequence[Conversation], text_ids: np.ndarray, text_starts: np.ndarray, tokenizer: Tokenizer
+    ) -> EncodedConversations:
+        """Conversations from the ids of all their turns' texts, one after the other.
+
+        text_ids int (n,); text_starts int (turns + 1,), where each text begins and the last one ends.
+        """
         ending, opening = self.ending_ids(tokenizer), self.opening_ids(tokenizer)
-        ids: list[int] = list(opening)
-        weights: list[float] = [conversation.turns[0].weight] * len(opening)
-        roles: list[int] = [conversation.turns[0].role] * len(opening)
-        starts = []
-        following = [turn.role for turn in conversation.turns[1:]] + [1 - conversation.turns[-1].role]
-        for turn, next_role, text_ids in zip(conversation.turns, following, turn_ids, strict=True):
-            # A token that ends one turn and opens the next belongs to the next when a conversation is cut.
-            starts.append(len(ids) - len(opening))
-            ids += [*text_ids, *ending]
-            weights += [turn.weight] * (len(text_ids) + len(ending))
-            ending_role = next_role if self.ending_is_next else turn.role
-            roles += [turn.role] * len(text_ids) + [ending_role] * len(ending)
-        weights[0] = 0.0
-        return EncodedConversation(
-            np.array(ids, np.int64), np.array(weights, np.float32), np.array(roles, np.uint8), tuple(starts)
-        )
+        turns = [turn for conversation in conversations for turn in conversation.turns]
+        n_turns = np.array([len(conversation.turns) for conversation in conversations])
+        after_last = np.cumsum(n_turns)
+        first = after_last - n_turns
+        turn_roles = np.array([turn.role for turn in turns], np.uint8)
+        lengths = np.diff(text_starts)
+        sizes = lengths + len(ending)
+        sizes[first] += len(opening)
+        ends = np.cumsum(sizes)
+        text_begins = ends - len(ending) - lengths
+
+        ids = np.empty(ends[-1], np.int64)
+        ids[np.arange(len(text_ids)) + np.repeat(text_begins - text_starts[:-1], lengths)] = text_ids
+        weights = np.repeat(np.array([turn.weight for turn in turns], np.float32), sizes)
+        roles = np.repeat(turn_roles, sizes)
+        following = np.roll(turn_roles, -1)
+        following[after_last - 1] = 1 - turn_roles[after_last - 1]
+        for back, token in enumerate(reversed(ending), start=1):
+            ids[ends - back] = token
+            if self.ending_is_next:
+                roles[ends - back] = following
+        for back, token in enumerate(reversed(opening), start=1):
+            ids[text_begins[first] - back] = token
+        edges = np.concatenate([[0], ends[after_last - 1]])
+        weights[edges[:-1]] = 0.0
+        # A token that ends one turn and opens the next belongs to the next when a conversation is cut.
+        starts = text_begins - len(opening)
+        return EncodedConversations(ids, weights, roles, edges, starts, np.concatenate([[0], after_last]))
 
     def prompt(self, conversation: Conversation, reply_role: int, tokenizer: Tokenizer) -> EncodedConversation:
         """The conversation so far and the tag of the speaker who replies: what a bot's model continues."""
-        encoded = self.join(
-            conversation, tokenizer.encode_batch([self.turn_text(turn) for turn in conversation.turns]), tokenizer
-        )
+        texts = [self.turn_text(turn) for turn in conversation.turns]
+        encoded = self.join(conversation, tokenizer.encode_batch(texts), tokenizer)
         tag = tokenizer.encode(self.tags[reply_role])
         return EncodedConversation(
             np.concatenate([encoded.ids, np.array(tag, np.int64)]),

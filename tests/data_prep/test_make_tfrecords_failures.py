@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.make_tfrecords import Options, make
+from data_prep.make import make
+from data_prep.options import Options
 from jaxgpt.data.manifest import load_manifest
 from jaxgpt.errors import UserError
 
@@ -52,11 +53,11 @@ def build(source, output):
 BAD_LINES = {
     "not JSON": (b'["a", "b"\n', "not JSON"),
     "no JSON at all": (b"hello\n", "not JSON"),
-    "number inside": (b'["a", 3]\n', "found 3 where a string belongs"),
-    "list inside": (b'["a", ["b"]]\n', 'found ["b"] where a string belongs'),
-    "null inside": (b'[null, "b"]\n', "found null where a string belongs"),
-    "object": (b'{"text": "a"}\n', 'found {"text": "a"} where a string belongs'),
-    "string": (b'"a"\n', 'found "a" where a string belongs'),
+    "number inside": (b'["a", 3]\n', "found 3 where a turn with text belongs"),
+    "list inside": (b'["a", ["b"]]\n', 'found ["b"] where a turn with text belongs'),
+    "null inside": (b'[null, "b"]\n', "found null where a turn with text belongs"),
+    "object": (b'{"text": "a"}\n', 'found {"text": "a"} where a list of turns belongs'),
+    "string": (b'"a"\n', 'found "a" where a list of turns belongs'),
     "not UTF-8": (b'["caf\xe9", "b"]\n', "byte 0xe9 is not UTF-8"),
     "half a surrogate pair": (b'["a \\ud83e b", "c"]\n', ""),
     "nested too deep": (b"[" * 100_000 + b"\n", ""),
@@ -104,11 +105,10 @@ def test_sources_that_cannot_be_built_are_named_before_anything_is_written(tmp_p
     for source, parts in (
         ([f"dialogue:{tmp_path}/empty.jsonl"], (f"{tmp_path}/empty.jsonl is empty",)),
         ([f"text:{tmp_path}/*.txt"], (f"{tmp_path}/empty.txt is empty",)),
-        ([f"chat:{tmp_path}/talks.jsonl"], (f"chat:{tmp_path}/talks.jsonl", "KIND:PATH", "dialogue", "text")),
+        ([f"talk:{tmp_path}/talks.jsonl"], (f"talk:{tmp_path}/talks.jsonl", "KIND:PATH", "dialogue", "text")),
         ([f"{tmp_path}/talks.jsonl"], ("KIND:PATH",)),
         ([f"dialogue:{tmp_path}/none.jsonl"], (f"no file matches {tmp_path}/none.jsonl",)),
         ([f"dialogue:{tmp_path}"], ("no file matches",)),
-        ([f"dialogue:{tmp_path}/talks.jsonl", f"text:{tmp_path}/book.txt"], ("mixes the kinds dialogue and text",)),
     ):
         with pytest.raises(UserError) as error:
             build(source, tmp_path / "out")

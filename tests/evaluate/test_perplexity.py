@@ -12,7 +12,7 @@ import tiny_run
 import torch
 from transformers import GPT2LMHeadModel
 
-from data_prep.build import split_of
+from data_prep.worker import content_of, split_of
 from jaxgpt import cli
 from jaxgpt.data.dialogue import FORMATS, Conversation, cut
 from jaxgpt.data.loader import Pages
@@ -43,7 +43,7 @@ def test_it_is_what_pytorch_computes_one_conversation_at_a_time(name: str, reque
     tiny = request.getfixturevalue(f"{name}_run")
     fractions = (("valid", 0.3), ("train", 0.7))
     talks = [Conversation.alternating([turn.strip() for turn in talk]) for talk in tiny_run.CONVERSATIONS]
-    talks = [talk for talk in talks if split_of(talk, fractions, 42) == "valid"]
+    talks = [talk for talk in talks if split_of(content_of(talk), fractions, 42) == "valid"]
     tokenizer, dialogue_format = load_tokenizer(str(tiny.hf)), FORMATS[name]
     pieces = []
     for talk in talks:

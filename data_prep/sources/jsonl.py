@@ -1,0 +1,70 @@
+"""Documents as JSON Lines: an object per line, the text in one of its fields."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from data_prep.sources.chunk import Chunk
+from data_prep.sources.files import InputFile, fingerprint, total_bytes
+from data_prep.sources.lines import line_chunks, lines, where
+from jaxgpt.errors import UserError
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """field: of the object, that holds the text; a.b is the field b of the object in the field a."""
+
+    spec: str
+    files: tuple[InputFile, ...]
+    field: str = "text"
+    holds: ClassVar[Literal["documents"]] = "documents"
+
+    @property
+    def size(self) -> int:
+        return total_bytes(self.files)
+
+    def fingerprint(self) -> list[dict[str, Any]]:
+        return fingerprint(self.files)
+
+    def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
+        return line_chunks(self.files, begin, chunk_bytes)
+
+    def read(self, chunk: Chunk) -> Iterator[str]:
+        path = self.field.split(".")
+        for number, value in json_values(chunk, 'each line must be an object such as {"text": "hello"}'):
+            text = value
+            for key in path:
+                text = text.get(key) if isinstance(text, dict) else None
+            if not isinstance(text, str):
+                found = json.dumps(value)[:60]
+                if isinstance(value, dict):
+                    found = f"an object with {', '.join(value) or 'nothing'}"
+                raise UserError(
+                    f"{where(chunk, number)}: found {found} where the field {self.field!r} should hold the text; name "
+                    "the right one with --text_field"
+                )
+            yield text
+
+
+def json_values(chunk: Chunk, hint: str) -> Iterator[tuple[int, Any]]:
+    """(line's number within the chunk, value) of JSON Lines; UserError with file and line for what is not JSON."""
+    for number, line in lines(chunk):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where(chunk, number)}: not JSON ({error}); {hint}") from None
+        # Only an escape can bring half a surrogate pair into text that was UTF-8.
+        if "\\ud" in line or "\\uD" in line:
+            _refuse_half_characters(value, chunk, number)
+        yield number, value
+
+
+def _refuse_half_characters(value: Any, chunk: Chunk, number: int) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where(chunk, number)}: {error.object[error.start : error.end]!r} is half a surrogate pair and no "
+            "character; write the whole character"
+        ) from None

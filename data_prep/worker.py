@@ -1,0 +1,251 @@
+"""A chunk of a source to token ids: read, clean, split, encode. What workers do; a pure function of the chunk."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.clean import Cleaner, Cleaning
+from data_prep.dedupe import is_duplicate, load_duplicates
+from data_prep.encode import Encoder, Engine
+from data_prep.sources.chunk import Chunk, Dropped, Item, Source
+from jaxgpt.data.dialogue import FORMATS, Conversation, EncodedConversation, FormatName, LossOn, cut, weigh
+from jaxgpt.data.records import PageFormat
+from jaxgpt.data.tokenizer import load_tokenizer
+from jaxgpt.errors import UserError
+
+EXAMPLES = 3  # kept of what each reason dropped
+_EXAMPLE_CHARS = 200
+_ITEMS_PER_CHUNK, _CHUNKS_PER_SHARD = 1 << 24, 1 << 24  # at most; they number the items in 64 bits
+
+
+@dataclass(frozen=True)
+class Task:
+    """A chunk of source number `source`, at `position` among all sources' chunks: chunk `number` of shard `shard`."""
+
+    shard: int
+    number: int
+    source: int
+    position: int
+    chunk: Chunk
+
+    def orders(self, items: Sequence[int]) -> np.ndarray:
+        """The places of the chunk's items among all items, uint64, ascending through the corpus."""
+        first = (self.shard * _CHUNKS_PER_SHARD + self.number) * _ITEMS_PER_CHUNK
+        return np.array(items, np.uint64) + np.uint64(first)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the rows that items become; it travels to the workers.
+
+    fractions: split -> share of the items; they add up to 1. duplicates: file of the items to leave out, or None
+    """
+
+    page_format: PageFormat
+    tokenizer_folder: Path
+    engine: Engine
+    dialogue_format: FormatName
+    loss_on: LossOn
+    fractions: tuple[tuple[str, float], ...]
+    seed: int
+    strict: bool
+    cleaning: Cleaning
+    duplicates: Path | None
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """What a chunk brings to one split. columns: tokens, and for dialogue weights and roles, each (T,).
+
+    lengths: tokens of each piece, one after the other; for a stream the pieces are documents with their end-of-text.
+    """
+
+    counts: Counter[str]
+    columns: dict[str, np.ndarray]
+    lengths: np.ndarray
+
+
+@dataclass
+class EncodedChunk:
+    """splits, and what the chunk's source counts: items read, kept, dropped with some examples."""
+
+    splits: dict[str, EncodedSplit] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def drop(self, dropped: Dropped) -> None:
+        self.counts[f"dropped: {dropped.reason}"] += dropped.count
+        kept = self.examples.setdefault(dropped.reason, [])
+        if dropped.example and len(kept) < EXAMPLES:
+            kept.append(dropped.example[:_EXAMPLE_CHARS])
+
+
+def split_of(content: bytes, fractions: tuple[tuple[str, float], ...], seed: int) -> str:
+    """The split of a document or conversation: by its own content, whatever else is in the corpus.
+
+    Equal items fall into the same split, so no validation item is also trained on.
+    """
+    digest = hashlib.blake2b(content, digest_size=8, key=seed.to_bytes(8, "little")).digest()
+    at = int.from_bytes(digest, "little") / 2**64
+    for split, fraction in fractions:
+        if at < fraction:
+            return split
+        at -= fraction
+    return fractions[-1][0]  # rounding left a hair
+
+
+def content_of(item: Item) -> bytes:
+    return (item if isinstance(item, str) else json.dumps([turn.text for turn in item.turns])).encode()
+
+
+class Reader:
+    """Items as they are after cleaning: what the search for duplicates and the pages both begin with."""
+
+    def __init__(self, sources: Sequence[Source], cleaning: Cleaning, strict: bool):
+        self._sources, self._cleaner, self._strict = sources, Cleaner(cleaning), strict
+
+    def items(self, task: Task, result: EncodedChunk) -> Iterator[tuple[int, Item]]:
+        """(number within the chunk, item); what is dropped is counted in `result`."""
+        if isinstance(task.chunk.data, Dropped):
+            self._drop(task.chunk.data, result)
+            return
+        for number, item in enumerate(self._sources[task.source].read(task.chunk)):
+            if isinstance(item, Dropped):
+                self._drop(item, result)
+                continue
+            result.counts["read"] += 1
+            usable = _usable(item)
+            cleaned = usable if isinstance(usable, Dropped) else self._cleaner.clean(usable)
+            if isinstance(cleaned, Dropped):
+                self._drop(cleaned, result)
+            else:
+                yield number, cleaned
+        result.counts.update(self._cleaner.counts)
+        self._cleaner.counts.clear()
+
+    def _drop(self, dropped: Dropped, result: EncodedChunk) -> None:
+        if dropped.damaged and self._strict:
+            raise UserError(
+                f"{dropped.example}: {dropped.reason}; mend or leave out that file, or go on without --strict"
+            )
+        result.drop(dropped)
+
+
+def _usable(item: Item) -> Item | Dropped:
+    if isinstance(item, str):
+        return item if item and not item.isspace() else Dropped("empty document")
+    if len(item.turns) < 2:
+        return Dropped("fewer than two turns", item.turns[0].text if item.turns else "")
+    return item
+
+
+class ChunkEncoder:
+    """Makes EncodedChunks. One lives in each worker."""
+
+    def __init__(self, sources: Sequence[Source], recipe: Recipe):
+        self._recipe = recipe
+        self._reader = Reader(sources, recipe.cleaning, recipe.strict)
+        self._tokenizer = load_tokenizer(str(recipe.tokenizer_folder))
+        self._encoder = Encoder(self._tokenizer, recipe.engine)
+        self._format = FORMATS[recipe.dialogue_format]
+        self._duplicates = None if recipe.duplicates is None else load_duplicates(recipe.duplicates)
+        wide = self._tokenizer.vocab_size > 1 << 16
+        self._token_type = np.dtype(np.uint32 if wide else np.uint16)  # half as much to send to the writer
+
+    def __call__(self, task: Task) -> EncodedChunk:
+        result = EncodedChunk()
+        splits: dict[str, list[Item]] = {}
+        n_bytes: Counter[str] = Counter()
+        for item in self._distinct(task, result):
+            content = content_of(item)
+            if not isinstance(item, str):
+                item = weigh(item, self._recipe.loss_on)
+                if not any(turn.weight > 0 for turn in item.turns):
+                    result.drop(Dropped("no turn that counts", item.turns[0].text))
+                    continue
+                result.counts["turns"] += len(item.turns)
+            result.counts["kept"] += 1
+            split = split_of(content, self._recipe.fractions, self._recipe.seed)
+            splits.setdefault(split, []).append(item)
+            n_bytes[split] += len(content) if isinstance(item, str) else 0
+        for split, items in splits.items():
+            counts = Counter(documents=len(items), text_bytes=n_bytes[split])
+            if self._recipe.page_format.kind == "stream":
+                encoded = self._stream([item for item in items if isinstance(item, str)], counts)
+            else:
+                encoded = self._dialogue(items, counts, result.counts)
+            result.splits[split] = encoded
+            result.counts["tokens"] += int(encoded.lengths.sum())
+            result.counts["text_bytes"] += encoded.counts["text_bytes"]
+        return result
+
+    def _distinct(self, task: Task, result: EncodedChunk) -> list[Item]:
+        """The chunk's items without those that the search for duplicates has found."""
+        numbered = list(self._reader.items(task, result))
+        items = [item for _, item in numbered]
+        if self._duplicates is None or not items:
+            return items
+        again = is_duplicate(self._duplicates, task.orders([number for number, _ in numbered])).tolist()
+        for item, drop in zip(items, again, strict=True):
+            if drop:
+                result.drop(Dropped("duplicate", item if isinstance(item, str) else item.turns[0].text))
+        return [item for item, drop in zip(items, again, strict=True) if not drop]
+
+    def _stream(self, texts: list[str], counts: Counter[str]) -> EncodedSplit:
+        ids, starts = self._encoder.encode(texts)
+        counts["words"] += sum(len(text.split()) for text in texts)
+        lengths = np.diff(starts) + 1
+        counts["targets"] += int(lengths.sum())
+        tokens = np.empty(int(lengths.sum()), self._token_type)
+        tokens[np.arange(len(ids)) + np.repeat(np.arange(len(texts)), lengths - 1)] = ids
+        tokens[np.cumsum(lengths) - 1] = self._tokenizer.eos_token_id
+        return EncodedSplit(counts, {"tokens": tokens}, lengths)
+
+    def _dialogue(self, items: list[Item], counts: Counter[str], of_source: Counter[str]) -> EncodedSplit:
+        """Conversations in the recipe's format, and documents as what they are, with end-of-text."""
+        conversations = [item for item in items if not isinstance(item, str)]
+        documents = [item for item in items if isinstance(item, str)]
+        pieces = [*self._conversations(conversations, counts, of_source), *self._documents(documents, counts)]
+        columns = {
+            "tokens": np.concatenate([piece.ids for piece in pieces]).astype(self._token_type),
+            "weights": np.concatenate([piece.weights for piece in pieces]),
+            "roles": np.concatenate([piece.roles for piece in pieces]),
+        }
+        counts["targets"] += int(np.count_nonzero(columns["weights"]))
+        return EncodedSplit(counts, columns, np.array([len(piece.ids) for piece in pieces]))
+
+    def _conversations(
+        self, conversations: list[Conversation], counts: Counter[str], of_source: Counter[str]
+    ) -> Iterator[EncodedConversation]:
+        if not conversations:
+            return
+        turns = [turn for conversation in conversations for turn in conversation.turns]
+        ids, starts = self._encoder.encode([self._format.turn_text(turn) for turn in turns])
+        joined = self._format.join_all(conversations, ids, starts, self._tokenizer)
+        if shortened := sum(map(self._format.ends_within, turns)):
+            of_source["turns_with_newlines_shortened"] += shortened
+        for turn in turns:
+            if turn.weight > 0:
+                counts["text_bytes"] += len(turn.text.encode())
+                counts["words"] += len(turn.text.split())
+        for index in range(len(joined)):
+            pieces = cut(joined[index], self._recipe.page_format.row_length)
+            if len(pieces) > 1:
+                of_source["conversations_cut"] += 1
+                of_source["pieces_of_cut_conversations"] += len(pieces)
+            yield from pieces
+
+    def _documents(self, texts: list[str], counts: Counter[str]) -> Iterator[EncodedConversation]:
+        ids, starts = self._encoder.encode(texts)
+        for index, text in enumerate(texts):
+            counts["words"] += len(text.split())
+            tokens = np.append(ids[starts[index] : starts[index + 1]].astype(np.int64), self._tokenizer.eos_token_id)
+            weights = np.ones(len(tokens), np.float32)
+            weights[0] = 0.0
+            whole = EncodedConversation(tokens, weights, np.zeros(len(tokens), np.uint8), (0,))
+            yield from cut(whole, self._recipe.page_format.row_length)
