@@ -38,12 +38,10 @@ class Encoder:
         if not texts:
             return np.empty(0, np.uint32), np.zeros(1, np.int64)
         if self._fast is not None:
-            layout = self._fast.encode_batch(list(texts), parallel=False).layout
-            starts = np.asarray(layout.offsets.data)
-            return np.asarray(layout.content.data)[starts[0] : starts[-1]], starts - starts[0]
-        encoded = self.tokenizer.encode_batch(texts)
-        starts = np.cumsum([0, *map(len, encoded)])
-        return np.fromiter((i for ids in encoded for i in ids), np.uint32, int(starts[-1])), starts
+            encoded = [self._fast.encode(text) for text in texts]
+        else:
+            encoded = [np.array(ids, np.uint32) for ids in self.tokenizer.encode_batch(texts)]
+        return np.concatenate(encoded), np.cumsum([0, *map(len, encoded)])
 
 
 def choose_engine(tokenizer: Tokenizer, sample: Sequence[str]) -> Engine:
@@ -67,4 +65,4 @@ def _gigatoken(tokenizer: Tokenizer) -> Any:
     settings = json.loads(tokenizer.backend.to_str())
     # Text is data: a special token that somebody typed must stay text, so that gigatoken may not know of any.
     settings["added_tokens"] = [token for token in settings["added_tokens"] if not token["special"]]
-    return gigatoken.Tokenizer.from_json(json.dumps(settings))
+    return gigatoken.Tokenizer.from_json(json.dumps(settings)).backend

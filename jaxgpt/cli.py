@@ -92,17 +92,19 @@ def perplexity(arguments: list[str]) -> None:
     """
     parser = _parser("perplexity", perplexity.__doc__ or "")
     parser.add_argument("--model", type=str, required=True, help="a run, or a folder that `jaxgpt export` made")
-    parser.add_argument("--data", type=str, required=True, help="a folder of pages")
+    parser.add_argument("--data", type=str, required=True, help="a folder of pages, or gs://BUCKET/FOLDER")
     parser.add_argument("--split", type=str, default="valid", help="split of the pages")
     _add_step(parser)
+    parser.add_argument("--cache", type=str | None, default=None, help="as data.cache of `jaxgpt train`")
     parser.add_argument("--json", action="store_true", help="print the result as JSON in the last line")
     args = parse(parser, arguments)
 
+    from jaxgpt.data.cache import page_folder
     from jaxgpt.evaluate.models import load_model
     from jaxgpt.evaluate.perplexity import perplexity as measure
 
     model = load_model(Path(args.model), args.step)
-    result = measure(model, Path(args.data), args.split)
+    result = measure(model, page_folder(args.data, [args.split], args.cache), args.split)
     where = args.model if model.step is None else f"{args.model} (step {model.step})"
     print(f"{where} on {args.data}, split {args.split}, tokenizer {model.tokenizer.hash[:12]}")
     for name, value in result.as_json().items():
@@ -212,10 +214,54 @@ def demo(arguments: list[str]) -> None:
         print_json(report)
 
 
+def inspect(arguments: list[str]) -> None:
+    """Show what a folder of pages holds, its first rows as text, and whether every byte is right.
+
+    jaxgpt inspect data/pages --split valid --rows 5
+    jaxgpt inspect data/pages --verify                # reads everything; exit code 1 where something is damaged
+    """
+    parser = _parser("inspect", inspect.__doc__ or "")
+    parser.add_argument("path", type=str, help="a folder of pages, or one of its shards")
+    parser.add_argument("--split", type=str | None, default=None, help="split of the rows; train where not given")
+    parser.add_argument("--rows", type=int, default=3, help="how many rows to show as text")
+    parser.add_argument("--verify", action="store_true", help="check every byte, id and count")
+    parser.add_argument("--json", action="store_true", help="print the table and the outcome as JSON in the last line")
+    args = parse(parser, arguments)
+    if args.rows < 0:
+        raise UserError(f"--rows is {args.rows}; it must be 0 or more")
+
+    from jaxgpt.data import inspect as inspecting
+    from jaxgpt.data.manifest import load_manifest
+    from jaxgpt.data.verify import Damaged, verify
+
+    folder, shard = inspecting.locate(Path(args.path))
+    manifest = load_manifest(folder)
+    split = inspecting.split_of_shard(manifest, folder, shard) if shard else args.split or "train"
+    if args.split not in (None, split):
+        raise UserError(f"{args.path} is a shard of the split {split}, not of --split {args.split}; leave --split out")
+    report = {"path": args.path, **inspecting.summary(manifest)}
+    for line in inspecting.table(manifest):
+        print(line)
+    if args.verify:
+        try:
+            verified = verify(folder, shard)
+        except Damaged as damaged:
+            print(f"error: {damaged}", file=sys.stderr, flush=True)
+            raise SystemExit(1) from None
+        report["verified"] = asdict(verified)
+        speed = verified.bytes / 1e6 / max(verified.seconds, 1e-9)
+        print(f"\nverified {verified.rows:,} rows, {verified.bytes:,} bytes at {speed:,.0f} MB/s")
+    for line in inspecting.rows(manifest, folder, split, shard, args.rows, inspecting.has_colour(sys.stdout)):
+        print(line)
+    if args.json:
+        print_json(report)
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "perplexity": perplexity,
     "export": export,
     "chat": chat,
+    "inspect": inspect,
     "demo": demo,
 }

@@ -9,6 +9,8 @@ from pathlib import Path
 import tokenizers
 
 from jaxgpt.data.atomic import write_text
+from jaxgpt.data.tokenizer_files import read_tokenizer
+from jaxgpt.data.typed_specials import keep_as_text
 from jaxgpt.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -31,6 +33,7 @@ class Tokenizer:
         self.name, self.backend = name, backend
         # Text is data: "<|endoftext|>" typed by somebody must not become the end-of-text token.
         backend.encode_special_tokens = True
+        keep_as_text(backend, [token.content for token in backend.get_added_tokens_decoder().values() if token.special])
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         ends = [token for token in (END_OF_TEXT, "</s>") if backend.token_to_id(token) is not None]
         if not ends:
@@ -72,22 +75,19 @@ class Tokenizer:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """`gpt2`, a folder or file with a `tokenizer.json`, or the name of a tokenizer on the Hugging Face hub."""
+    """`gpt2`, a tokenizer's file or folder (see tokenizer_files.py), or the name of one on the Hugging Face hub."""
     if name == "gpt2":
         return Tokenizer(name, _gpt2())
     path = Path(name)
-    file = path / "tokenizer.json" if path.is_dir() else path
     try:
-        if file.is_file():
-            return Tokenizer(name, tokenizers.Tokenizer.from_file(str(file)))
-        if path.exists():
-            raise UserError(f"{path} has no tokenizer.json; save a fast tokenizer there, or use gpt2")
-        return Tokenizer(name, tokenizers.Tokenizer.from_pretrained(name))
+        return Tokenizer(name, read_tokenizer(path) if path.exists() else tokenizers.Tokenizer.from_pretrained(name))
     except UserError:
         raise
-    except Exception as error:  # the library raises bare Exception for a bad file and for a hub it cannot reach
+    except Exception as error:  # the libraries raise whatever they like for a bad file and for a hub out of reach
+        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"tokenizer {name!r} could not be loaded ({error}); give gpt2, a folder with tokenizer.json, or a hub name"
+            f"tokenizer {name!r} could not be loaded ({reason}); give gpt2, a folder with tokenizer.json, a "
+            "SentencePiece model, or a hub name"
         ) from None
 
 
