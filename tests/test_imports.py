@@ -24,6 +24,12 @@ HEAVY = {
     "wandb",
     "grain",
     "gcsfs",
+    "apache_beam",
+    "datasets",
+    "gigatoken",
+    "pyarrow",
+    "rensa",
+    "ftfy",
 }
 
 
