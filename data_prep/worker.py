@@ -184,7 +184,8 @@ class ChunkEncoder:
             counts = Counter(documents=len(items), targets=targets, text_bytes=text_bytes, words=words)
             result.splits[split] = EncodedSplit(counts, columns, lengths)
             result.counts["tokens"] += int(lengths.sum())
-            result.counts["text_bytes"] += text_bytes
+            silent = (turn.text for item in conversations for turn in item.turns if not turn.weight > 0)
+            result.counts["text_bytes"] += text_bytes + sum(len(text.encode()) for text in silent)
         return result
 
     def _distinct(self, task: Task, result: EncodedChunk) -> list[Item]:

@@ -11,10 +11,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data_prep.rules import capitals, has_brackets, has_repeated_word, has_url, long_word
 from jaxgpt.errors import UserError
 
 _DELETED = frozenset({"[deleted]", "[removed]", "[deleted by user]", "[ Removed by Reddit ]"})
-_WWW = re.compile(r"\bwww\.\w", re.IGNORECASE)
 
 
 def is_deleted(text: str) -> bool:
@@ -25,34 +25,6 @@ def is_deleted(text: str) -> bool:
 def has_quote(text: str) -> bool:
     """A `>`, which begins a quoted line in Markdown; anywhere, since DialoGPT drops arrows as well."""
     return ">" in text or "&gt;" in text
-
-
-def has_url(text: str) -> bool:
-    lower = text.lower()
-    return "http" in lower or ("www." in lower and _WWW.search(text) is not None)
-
-
-def has_brackets(text: str) -> bool:
-    """Round or square brackets: Markdown links, notes of moderators, asides."""
-    return "(" in text or ")" in text or "[" in text or "]" in text
-
-
-def has_capitals(text: str, run: int = 5) -> bool:
-    """`run` capital letters of ASCII in a row."""
-    return re.search(f"[A-Z]{{{run}}}", text) is not None
-
-
-def has_repeats(text: str) -> bool:
-    """The same word three times in a row; words stand between white space."""
-    words = text.split()
-    if len(set(words)) > len(words) - 2:  # most short texts; the loop is slow beside it
-        return False
-    return any(a == b == c for a, b, c in zip(words, words[1:], words[2:], strict=False))
-
-
-def has_long_word(text: str, chars: int = 30) -> bool:
-    """A word of more than `chars` characters."""
-    return len(text) > chars and max(map(len, text.split()), default=0) > chars
 
 
 def is_bot(author: str) -> bool:
@@ -66,26 +38,27 @@ class RedditFilters:
 
     A turn is a comment, or a submission's title with `titles`. Words stand between white space.
 
-    drop_quotes: turns with a `>` anywhere; False keeps them.
-    drop_deleted: turns that Reddit replaced by [deleted] or [removed]; False keeps them.
-    min_words: fewest words in a turn; 0 for no limit.
-    max_turn_words: most words in a turn; 0 for no limit.
-    drop_urls: turns with http or www.; False keeps them.
-    drop_brackets: turns with ( ) [ or ]; False keeps them.
-    capitals: turns with so many capital letters in a row are dropped; 0 keeps them.
-    drop_repeats: turns with a word three times in a row; False keeps them.
-    max_word_chars: most characters in a word; 0 for no limit.
-    min_score: lowest score of a comment (one without score has 0; titles are not asked); None for no limit.
-    subreddits: if there are any, only these are kept; without r/, case does not matter.
-    blocked_subreddits: never kept.
-    drop_bots: authors whose names end in `bot`, and AutoModerator; DialoGPT has no such rule, so False.
-    titles: whether a submission's title is the first turn of its paths.
-    from_root: only paths that begin at a title or at a comment on a submission. False is DialoGPT's: a path may also
-        begin with the reply to a comment that is missing or that failed a rule.
-    min_depth: fewest turns in a path; 1 for no limit.
-    max_depth: of a longer path only its last turns, so many, are kept; 0 for no limit. A title counts (for DialoGPT it
-        does not).
-    max_path_words: most words in all turns of a path; 0 for no limit.
+    Args:
+        drop_quotes: turns with a `>` anywhere; False keeps them
+        drop_deleted: turns that Reddit replaced by [deleted] or [removed]; False keeps them
+        min_words: fewest words in a turn; 0 for no limit
+        max_turn_words: most words in a turn; 0 for no limit
+        drop_urls: turns with :// or www.; False keeps them
+        drop_brackets: turns with ( ) [ or ]; False keeps them
+        capitals: turns with so many capital letters in a row are dropped; 0 keeps them
+        drop_repeats: turns with a word three times in a row; False keeps them
+        max_word_chars: most characters in a word; 0 for no limit
+        min_score: lowest score of a comment (one without score has 0; titles are not asked); None for no limit
+        subreddits: if there are any, only these are kept; without r/, case does not matter
+        blocked_subreddits: never kept
+        drop_bots: authors whose names end in `bot`, and AutoModerator; DialoGPT has no such rule, so False
+        titles: whether a submission's title is the first turn of its paths
+        from_root: only paths that begin at a title or at a comment on a submission. False is DialoGPT's: a path may
+            also begin with the reply to a comment that is missing or that failed a rule
+        min_depth: fewest turns in a path; 1 for no limit
+        max_depth: of a longer path only its last turns, so many, are kept; 0 for no limit. A title counts (for DialoGPT
+            it does not)
+        max_path_words: most words in all turns of a path; 0 for no limit
     """
 
     drop_quotes: bool = True
@@ -110,22 +83,26 @@ class RedditFilters:
     def __post_init__(self) -> None:
         for name in ("min_words", "max_turn_words", "capitals", "max_word_chars", "max_depth", "max_path_words"):
             if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be 0 (no limit) or more")
+                raise UserError(f"--reddit.{name} is {getattr(self, name)}, but must be 0 (no limit) or more")
         if self.min_depth < 1:
-            raise UserError(f"min_depth is {self.min_depth}, but a path has 1 turn or more; write 1 for no limit")
+            raise UserError(
+                f"--reddit.min_depth is {self.min_depth}, but a path has 1 turn or more; write 1 for no limit"
+            )
         for low, high in (("min_words", "max_turn_words"), ("min_depth", "max_depth"), ("min_words", "max_path_words")):
             if 0 < getattr(self, high) < getattr(self, low):
                 raise UserError(
-                    f"{high} is {getattr(self, high)}, below {low}, which is {getattr(self, low)}: nothing would be "
-                    f"left; raise {high}, or write 0 for no limit"
+                    f"--reddit.{high} is {getattr(self, high)}, below --reddit.{low}, which is {getattr(self, low)}: "
+                    f"nothing would be left; raise --reddit.{high}, or write 0 for no limit"
                 )
         for name in ("subreddits", "blocked_subreddits"):
             given = getattr(self, name)
             if isinstance(given, str):
-                raise UserError(f"{name} is the text {given!r}, but must be a list of names")
+                raise UserError(f"--reddit.{name} is the text {given!r}, but must be a list of names")
             for subreddit in given:
                 if not re.fullmatch(r"\w[\w-]*", subreddit):
-                    raise UserError(f"{name} has {subreddit!r}, but must hold names as in AskReddit, without r/")
+                    raise UserError(
+                        f"--reddit.{name} has {subreddit!r}, but must hold names as in AskReddit, without r/"
+                    )
             # Lower case and sorted once, so that equal lists are equal options.
             object.__setattr__(self, name, tuple(sorted({subreddit.lower() for subreddit in given})))
         if both := set(self.subreddits) & set(self.blocked_subreddits):
@@ -158,10 +135,10 @@ class RedditFilters:
             return "with a URL"
         if self.drop_brackets and has_brackets(text):
             return "with brackets"
-        if self.capitals and has_capitals(text, self.capitals):
+        if self.capitals and capitals(self.capitals)(text):
             return f"with {self.capitals} capitals in a row"
-        if self.max_word_chars and has_long_word(text, self.max_word_chars):
+        if self.max_word_chars and long_word(self.max_word_chars)(text):
             return f"with a word of over {self.max_word_chars} characters"
-        if self.drop_repeats and has_repeats(text):
+        if self.drop_repeats and has_repeated_word(text):
             return "with a word three times in a row"
         return None

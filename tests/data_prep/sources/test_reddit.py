@@ -427,8 +427,8 @@ def test_any_graph_of_replies_ends_with_every_comment_accounted_for(parents: lis
     [
         ({"max_word_chars": -1}, "max_word_chars is -1"),
         ({"min_depth": 0}, "min_depth is 0"),
-        ({"min_depth": 6}, "max_depth is 5, below min_depth, which is 6"),
-        ({"min_words": 31}, "max_turn_words is 30, below min_words, which is 31"),
+        ({"min_depth": 6}, "max_depth is 5, below --reddit.min_depth, which is 6"),
+        ({"min_words": 31}, "max_turn_words is 30, below --reddit.min_words, which is 31"),
         ({"subreddits": "news"}, "subreddits is the text 'news'"),
         ({"subreddits": ["r/news"]}, "'r/news'"),
         ({"subreddits": ["a", "News"], "blocked_subreddits": ["news"]}, "'news' is in subreddits and in blocked"),
@@ -439,18 +439,9 @@ def test_filters_that_no_dump_could_meet(options: dict[str, Any], message: str) 
         RedditFilters(**options)
 
 
-def test_rules_for_texts() -> None:
-    assert rules.has_url("HTTP://x")
-    assert not rules.has_url("awww. so sweet")
-    assert rules.has_capitals("xABCDEx")
-    assert not rules.has_capitals("ABCD EFGH")
-    assert rules.has_repeats("a b b b")
-    assert not rules.has_repeats("a b a b a b b")
-    assert not rules.has_repeats("")
-    assert rules.has_long_word("é" * 31)
-    assert not rules.has_long_word(" ".join(["é" * 30] * 2))
-    assert not rules.has_long_word(" " * 40)
+def test_rules_of_reddit() -> None:
     assert rules.is_bot("autoModerator")
     assert not rules.is_bot("bottom")
-    assert rules.has_brackets("a ]")
+    assert rules.has_quote("&gt; you wrote")
+    assert rules.is_deleted("[removed]")
     assert not rules.is_deleted("it was [deleted]")
