@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -184,7 +184,7 @@ class Cleaner:
             return item
         self.counts["turns with weight 0 by blocklist"] += sum(silenced)
         return Conversation(
-            tuple(replace(turn, weight=0.0) if now else turn for now, turn in zip(silenced, item.turns, strict=True))
+            tuple(turn._replace(weight=0.0) if now else turn for now, turn in zip(silenced, item.turns, strict=True))
         )
 
 
@@ -245,7 +245,7 @@ def _repaired(item: Item) -> Item | Dropped:
             return _dropped("fix_unicode", repr(old[:_EXAMPLE_CHARS]))
     if isinstance(item, str):
         return repaired[0]
-    return Conversation(tuple(replace(turn, text=text) for turn, text in zip(item.turns, repaired, strict=True)))
+    return Conversation(tuple(turn._replace(text=text) for turn, text in zip(item.turns, repaired, strict=True)))
 
 
 def _repair(text: str) -> str:

@@ -1,5 +1,6 @@
 """Token sequences into rows of one length, with nothing thrown away."""
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 
 import numpy as np
@@ -44,45 +45,43 @@ class DialoguePacker:
 
     def __init__(self, page_format: PageFormat):
         self._format = page_format
-        # An open row has free tokens; one that is not in use looks full.
-        self._free = np.zeros(_OPEN_ROWS, np.int64)
-        self._open: list[list[Rows]] = [[] for _ in range(_OPEN_ROWS)]
+        self._open: list[tuple[int, int]] = []  # (free tokens, number) of the open rows, ascending
+        self._rows: dict[int, list[tuple[Rows, slice]]] = {}  # what is in them: columns, and the piece's place there
+        self._n_rows = 0
         self.tokens = 0
 
     def add(self, columns: Rows, lengths: np.ndarray) -> Iterator[Rows]:
         """columns: tokens, weights and roles (n,) of pieces of `lengths` tokens, at most row_length each."""
-        at = 0
-        closed: list[list[Rows]] = []
+        at, closed = 0, list[list[tuple[Rows, slice]]]()
         for need in lengths.tolist():
-            piece = {name: column[at : at + need] for name, column in columns.items()}
+            fitting = bisect_left(self._open, (need, 0))
+            if fitting < len(self._open):
+                free, number = self._open.pop(fitting)
+            else:
+                if len(self._open) == _OPEN_ROWS:
+                    closed.append(self._rows.pop(self._open.pop(0)[1]))
+                free, number = self._format.row_length, self._n_rows
+                self._rows[number] = []
+                self._n_rows += 1
+            insort(self._open, (free - need, number))
+            self._rows[number].append((columns, slice(at, at + need)))
             at += need
-            left = self._free - need
-            left[left < 0] = self._format.row_length
-            index = int(left.argmin())
-            if left[index] == self._format.row_length:
-                index = int(self._free.argmin())
-                if self._open[index]:
-                    closed.append(self._open[index])
-                self._open[index], self._free[index] = [], self._format.row_length
-            self._open[index].append(piece)
-            self._free[index] -= need
         self.tokens += at
         if closed:
-            yield self._rows(closed)
+            yield self._filled(closed)
 
     def flush(self) -> Iterator[Rows]:
-        if rows := [row for row in self._open if row]:
-            yield self._rows(rows)
-        self._free[:] = 0
-        self._open = [[] for _ in range(_OPEN_ROWS)]
+        if self._rows:
+            yield self._filled(list(self._rows.values()))
+        self._open, self._rows = [], {}
 
-    def _rows(self, rows: list[list[Rows]]) -> Rows:
+    def _filled(self, rows: list[list[tuple[Rows, slice]]]) -> Rows:
         shape = (len(rows), self._format.row_length)
         filled = {name: np.zeros(shape, dtype) for name, dtype in self._format.columns.items()}
         for number, pieces in enumerate(rows):
-            lengths = [len(piece["tokens"]) for piece in pieces]
+            lengths = [here.stop - here.start for _, here in pieces]
             used = sum(lengths)
             for name in ("tokens", "weights", "roles"):
-                filled[name][number, :used] = np.concatenate([piece[name] for piece in pieces])
+                filled[name][number, :used] = np.concatenate([columns[name][here] for columns, here in pieces])
             filled["segments"][number, :used] = np.repeat(np.arange(1, len(pieces) + 1), lengths)
         return filled

@@ -1,7 +1,6 @@
 """A chunk of a source to token ids: read, clean, split, encode. What workers do; a pure function of the chunk."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import orjson
 
 from data_prep.clean import Cleaner, Cleaning
 from data_prep.dedupe import is_duplicate, load_duplicates
@@ -101,7 +101,7 @@ def split_of(content: bytes, fractions: tuple[tuple[str, float], ...], seed: int
 
 
 def content_of(item: Item) -> bytes:
-    return (item if isinstance(item, str) else json.dumps([turn.text for turn in item.turns])).encode()
+    return item.encode() if isinstance(item, str) else orjson.dumps([turn.text for turn in item.turns])
 
 
 class Reader:
@@ -143,6 +143,9 @@ def _usable(item: Item) -> Item | Dropped:
     if len(item.turns) < 2:
         return Dropped("fewer than two turns", item.turns[0].text if item.turns else "")
     return item
+
+
+_Pieces = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # ids, weights, roles; length of each piece
 
 
 class ChunkEncoder:
@@ -216,17 +219,15 @@ class ChunkEncoder:
         self, conversations: list[Conversation], documents: list[str], of_source: Counter[str]
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Columns and lengths of pieces: conversations in the recipe's format, documents with their end-of-text."""
-        pieces = [*self._conversations(conversations, of_source), *self._documents(documents)]
+        parts = [*self._conversations(conversations, of_source), *self._documents(documents)]
         columns = {
-            "tokens": np.concatenate([piece.ids for piece in pieces]).astype(self._token_type),
-            "weights": np.concatenate([piece.weights for piece in pieces]),
-            "roles": np.concatenate([piece.roles for piece in pieces]),
+            "tokens": np.concatenate([ids for ids, _, _, _ in parts]).astype(self._token_type),
+            "weights": np.concatenate([weights for _, weights, _, _ in parts]),
+            "roles": np.concatenate([roles for _, _, roles, _ in parts]),
         }
-        return columns, np.array([len(piece.ids) for piece in pieces])
+        return columns, np.concatenate([lengths for _, _, _, lengths in parts])
 
-    def _conversations(
-        self, conversations: list[Conversation], of_source: Counter[str]
-    ) -> Iterator[EncodedConversation]:
+    def _conversations(self, conversations: list[Conversation], of_source: Counter[str]) -> Iterator[_Pieces]:
         if not conversations:
             return
         turns = [turn for conversation in conversations for turn in conversation.turns]
@@ -234,21 +235,29 @@ class ChunkEncoder:
         joined = self._format.join_all(conversations, ids, starts, self._tokenizer)
         if shortened := sum(map(self._format.ends_within, turns)):
             of_source["turns_with_newlines_shortened"] += shortened
+        lengths = np.diff(joined.edges)
+        long = lengths > self._recipe.page_format.row_length
+        if not long.any():
+            yield joined.ids, joined.weights, joined.roles, lengths
+            return
         for index in range(len(joined)):
-            pieces = cut(joined[index], self._recipe.page_format.row_length)
-            if len(pieces) > 1:
+            pieces = list(self._cut(joined[index]))
+            if long[index]:
                 of_source["conversations_cut"] += 1
                 of_source["pieces_of_cut_conversations"] += len(pieces)
             yield from pieces
 
-    def _documents(self, documents: list[str]) -> Iterator[EncodedConversation]:
+    def _documents(self, documents: list[str]) -> Iterator[_Pieces]:
         ids, starts = self._encoder.encode(documents)
         for start, stop in pairwise(starts.tolist()):
             tokens = np.append(ids[start:stop].astype(np.int64), self._tokenizer.eos_token_id)
             weights = np.ones(len(tokens), np.float32)
             weights[0] = 0.0
-            whole = EncodedConversation(tokens, weights, np.zeros(len(tokens), np.uint8), (0,))
-            yield from cut(whole, self._recipe.page_format.row_length)
+            yield from self._cut(EncodedConversation(tokens, weights, np.zeros(len(tokens), np.uint8), (0,)))
+
+    def _cut(self, whole: EncodedConversation) -> Iterator[_Pieces]:
+        for piece in cut(whole, self._recipe.page_format.row_length):
+            yield piece.ids, piece.weights, piece.roles, np.array([len(piece.ids)])
 
 
 def bytes_and_words(texts: Sequence[str]) -> tuple[int, int]:

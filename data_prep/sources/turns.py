@@ -34,8 +34,10 @@ class DialogueFiles:
 
 def conversation(turns: Iterable[Turn]) -> Conversation:
     """Turns are stripped of white space at their ends, and those without text are left out."""
-    stripped = (Turn(turn.text.strip(), turn.role, turn.weight) for turn in turns)
-    return Conversation(tuple(turn for turn in stripped if turn.text))
+    stripped = [(turn, turn.text.strip()) for turn in turns]
+    return Conversation(
+        tuple([turn if len(text) == len(turn.text) else turn._replace(text=text) for turn, text in stripped if text])
+    )
 
 
 def weight_of(value: Any) -> float:
