@@ -4,8 +4,9 @@ Every worker has to see the output folder, and the inputs, under the same paths:
 be in a bucket.
 """
 
+import re
+import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from data_prep.build import Plan, tasks, write_shards
@@ -13,32 +14,47 @@ from data_prep.local import Writer
 from data_prep.worker import ChunkEncoder
 from jaxgpt.errors import UserError
 
-_READ_FROM_THE_START = (".gz", ".xz", ".zst", ".bz2", ".tar")
+_worker = threading.local()  # a runner may give a worker several threads
 
 
 def beam_writer(options: list[str]) -> Writer:
-    """options: Beam's own, `--runner=FlinkRunner` for example; without any its runner on this machine is used."""
+    """options: Beam's own, `--runner=FlinkRunner` for example; without any its runner on this machine is used.
+
+    UserError for a runner that Beam does not know.
+    """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+        from apache_beam.runners.runner import create_runner
+    except ImportError:
+        raise UserError("--runner beam needs Apache Beam; pip install apache-beam") from None
+    chosen = PipelineOptions(options)
+    try:
+        runner = create_runner(chosen.view_as(StandardOptions).runner or StandardOptions.DEFAULT_RUNNER)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--beam_options {' '.join(options)}: {error}") from None
 
     def write(plan: Plan, shards: list[int]) -> None:
         try:
-            import apache_beam as beam
-            from apache_beam.options.pipeline_options import PipelineOptions
-        except ImportError:
-            raise UserError("--runner beam needs Apache Beam; pip install apache-beam") from None
-
-        with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
-            groups = pipeline | beam.Create(list(groups_of_shards(plan, shards))) | beam.Reshuffle()
-            _ = groups | beam.Map(lambda group: write_group(plan, group))
+            with beam.Pipeline(runner=runner, options=chosen) as pipeline:
+                groups = pipeline | beam.Create(list(groups_of_shards(plan, shards))) | beam.Reshuffle()
+                _ = groups | beam.Map(lambda group: write_group(plan, group))
+        except UserError as error:  # Beam adds where in its pipeline that was
+            raise UserError(re.sub(r" \[while running .*", "", str(error), flags=re.DOTALL)) from None
 
     return write
 
 
 def groups_of_shards(plan: Plan, shards: list[int]) -> Iterator[list[int]]:
-    """Runs of shards for one worker each: those that share a file which can only be read from its start."""
-    inside: set[int] = set()  # shards that begin within such a file
-    for begin, end in _unsplittable(plan):
-        first = begin * plan.n_shards // max(plan.size, 1)
-        inside |= {shard for shard in range(first + 1, plan.n_shards) if shard * plan.size < end * plan.n_shards}
+    """Runs of shards for one worker each: those that share a stretch which can only be read from its start."""
+    inside: set[int] = set()  # shards that begin within such a stretch
+    base = 0
+    for source in plan.sources:
+        for begin, end in source.unsplittable():
+            first = (base + begin) * plan.n_shards // max(plan.size, 1) + 1
+            last = -(-(base + end) * plan.n_shards // max(plan.size, 1))
+            inside |= set(range(first, last))
+        base += source.size
     group: list[int] = []
     for shard in sorted(shards):
         if group and not (shard in inside and shard == group[-1] + 1):
@@ -49,27 +65,11 @@ def groups_of_shards(plan: Plan, shards: list[int]) -> Iterator[list[int]]:
         yield group
 
 
-def _unsplittable(plan: Plan) -> Iterator[tuple[int, int]]:
-    base = 0
-    for source in plan.sources:
-        files = source.fingerprint()
-        at = base
-        for file in files:
-            end = at + file["bytes"] if "bytes" in file else base + source.size
-            if "bytes" not in file or Path(file["path"]).suffix in _READ_FROM_THE_START:
-                yield at, end
-            at = end
-        base += source.size
-
-
-_encoders: dict[Path, ChunkEncoder] = {}  # one per process and output: a tokenizer takes a second to load
-
-
 def write_group(plan: Plan, shards: list[int]) -> None:
-    """What a worker does with its shards."""
-    if plan.output not in _encoders:
-        _encoders[plan.output] = ChunkEncoder(plan.sources, plan.recipe)
-    encode = _encoders[plan.output]
+    """What a worker does with its shards. Its encoder stays for the next ones: a tokenizer takes a while to load."""
+    if getattr(_worker, "plan", None) != plan:
+        _worker.plan, _worker.encode = plan, ChunkEncoder(plan.sources, plan.recipe)
+    encode = _worker.encode
     write_shards(plan, shards, ((task, encode(task)) for task in tasks(plan, shards)), _no_progress)
 
 

@@ -20,6 +20,7 @@ from jaxgpt.data.atomic import replacing, write_text
 from jaxgpt.data.records import ShardWriter
 
 BUILD = ".build"  # in the output folder while it is not finished
+FINISHED = "*-of-*.json"  # there, for each shard that is whole
 _CHUNK_BYTES = (16, 1 << 19)
 
 

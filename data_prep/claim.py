@@ -1,7 +1,11 @@
 """Whether an output folder is free, holds this very build, or is not ours to touch."""
 
+import fcntl
+import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,17 @@ def fingerprint(options: Options, sources: Sequence[Source], tokenizer: Tokenize
     build = {
         "options": options.as_dict(),
         "tokenizer_hash": tokenizer.hash,
-        "files": [file for source in sources for file in source.fingerprint()],
+        "sources": [_state(source) for source in sources],
         "cleaning": options.clean.fingerprint(),
     }
     return json.loads(json.dumps(build))  # as it will be read back
+
+
+def _state(source: Source) -> dict[str, Any]:
+    """A digest of the source's files: a corpus may have millions, and every training host reads the manifest."""
+    files = source.fingerprint()
+    digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    return {"source": source.spec, "files": len(files), "size": source.size, "sha256": digest}
 
 
 def claim_output(output: Path, build: dict[str, Any]) -> bool:
@@ -31,6 +42,7 @@ def claim_output(output: Path, build: dict[str, Any]) -> bool:
     if (output / FILE).is_file():
         before: Any = load_manifest(output).options
         state = "holds pages"
+        shutil.rmtree(output / BUILD, ignore_errors=True)  # of a call that was killed right after its manifest
     elif record.is_file():
         before, state = json.loads(record.read_text(encoding="utf-8")), "holds an unfinished build"
     elif output.exists() and (not output.is_dir() or any(path != record.parent for path in output.iterdir())):
@@ -47,11 +59,22 @@ def claim_output(output: Path, build: dict[str, Any]) -> bool:
     return state == "holds pages"
 
 
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keeps other builds out of the folder; UserError where one is at work there."""
+    with (output / BUILD / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--output {output}: another build is writing there; wait for it, or stop it") from None
+        yield
+
+
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     for name, value in now["options"].items():
         if before["options"].get(name) != value:
             return f"--{name} was {before['options'].get(name)}, now {value}"
-    for file in now["files"]:
-        if file not in before["files"]:
-            return f"{file['path']} has changed or is new"
-    return "a source, the blocklist or the tokenizer has changed"
+    for source in now["sources"]:
+        if source not in before["sources"]:
+            return f"--source {source['source']} has changed"
+    return "the blocklist or the tokenizer has changed"

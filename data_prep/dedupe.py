@@ -10,7 +10,6 @@ R-MinHash: on shingles of 2,000 pages of text it took 0.03 s, MinHash of dataske
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from functools import cache
@@ -21,8 +20,9 @@ import numpy as np
 
 from data_prep.clean import Cleaning
 from data_prep.components import write_all_but_lowest
-from data_prep.sources.chunk import Item
-from data_prep.words import mix, ngrams, word_hashes
+from data_prep.sources.chunk import Item, content_of
+from data_prep.words import ngrams, word_hashes
+from jaxgpt.data.shuffle import mix
 
 SHINGLE = 5  # words
 SIGNATURE = 128  # minima, at most
@@ -48,8 +48,7 @@ def keys_of_items(items: Sequence[Item], cleaning: Cleaning) -> tuple[np.ndarray
 
 
 def _exact_key(item: Item) -> int:
-    content = item if isinstance(item, str) else json.dumps([turn.text for turn in item.turns])
-    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(content_of(item), digest_size=8).digest(), "little")
 
 
 def _near_keys(items: Sequence[Item], bands: int, rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,9 @@ def find_duplicates(plan: Plan, processes: int) -> int:
     assert path is not None
     finder = DuplicateFinder(path.parent / "keys", plan.size)
     with (
-        ordered_pool(processes, partial(_KeyMaker, plan.sources, plan.recipe.cleaning, plan.recipe.strict)) as work,
+        ordered_pool(
+            processes, partial(_KeyMaker, plan.sources, plan.recipe.cleaning, plan.recipe.strict), Task.size
+        ) as work,
         progress_bar(total=plan.size, unit="B", unit_scale=True, desc="duplicates") as bar,
     ):
         for task, (keys, orders) in work(tasks(plan, range(plan.n_shards))):

@@ -18,7 +18,7 @@ def local_writer(processes: int) -> Writer:
     def write(plan: Plan, shards: list[int]) -> None:
         started, documents, tokens = time.monotonic(), 0, 0
         with (
-            ordered_pool(processes, partial(ChunkEncoder, plan.sources, plan.recipe)) as encode,
+            ordered_pool(processes, partial(ChunkEncoder, plan.sources, plan.recipe), Task.size) as encode,
             progress_bar(total=plan.size, unit="B", unit_scale=True, desc="pages") as bar,
         ):
 

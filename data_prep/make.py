@@ -5,11 +5,12 @@ import shlex
 import shutil
 import sys
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_prep.build import BUILD, Plan, merge_examples
-from data_prep.claim import claim_output, fingerprint
+from data_prep.build import BUILD, FINISHED, Plan, merge_examples
+from data_prep.claim import claim_output, fingerprint, locked
 from data_prep.duplicates import find_duplicates
 from data_prep.encode import choose_engine
 from data_prep.local import Writer, local_writer
@@ -25,7 +26,7 @@ from jaxgpt.data.records import Kind, PageFormat
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import UserError
 
-_SAMPLE_CHARS = 1 << 15  # of each source, to compare the two tokenizer engines on
+_SAMPLE_CHUNKS, _SAMPLE_CHARS = 8, 1 << 15  # of each source, to compare the two tokenizer engines on
 
 
 def make(options: Options, output: Path, processes: int, write: Writer | None = None) -> Manifest:
@@ -33,9 +34,11 @@ def make(options: Options, output: Path, processes: int, write: Writer | None = 
 
     write: builds the given shards of a plan; by default `processes` workers on this machine do
     """
+    output = output.resolve()
     sources = open_sources(options, output / BUILD)
     options.clean.check_sources({source.holds for source in sources})
     kind: Kind = "stream" if all(source.holds == "documents" for source in sources) else "dialogue"
+    options.check_kind(kind)
     tokenizer = load_tokenizer(options.tokenizer)
     if kind == "dialogue":
         tokenizer = tokenizer.with_tokens(FORMATS[options.format].special_tokens)
@@ -43,27 +46,17 @@ def make(options: Options, output: Path, processes: int, write: Writer | None = 
     if claim_output(output, build):
         print(f"{output} already holds these pages; nothing to do")
         return load_manifest(output)
-    tokenizer.save(output / TOKENIZER_FOLDER)
-    for partial in output.glob(".*.partial"):  # of an earlier call that was killed
-        partial.unlink()
-    try:
-        plan = _plan(options, output, sources, kind, tokenizer)
-        if plan.recipe.duplicates is not None and not plan.recipe.duplicates.is_file():
-            find_duplicates(plan, processes)
-        missing = [index for index in range(plan.n_shards) if not plan.result_path(index).is_file()]
-        if missing:
-            (write or local_writer(processes))(plan, missing)
-        splits, table = _collect(plan)
-        if not any(split.documents for split in splits.values()):
-            what = "conversation with two turns or more" if kind == "dialogue" else "document with text"
-            why = ", ".join(f"{name} {n:,}" for row in table for name, n in row.items() if name.startswith("dropped"))
-            raise UserError(
-                f"--source {' '.join(options.source)}: no {what} among {sum(row.get('read', 0) for row in table):,}"
-                f"{f' ({why})' if why else ''}; check the input"
+    with locked(output):
+        try:
+            splits, table = _build(
+                options, output, sources, kind, tokenizer, processes, write or local_writer(processes)
             )
-    except UserError:
-        shutil.rmtree(output)  # all of it is this build's own, and the input has to change: nothing will be of use
-        raise
+        except UserError:
+            # Mostly the input has to change, and then nothing here is of use. Finished shards stay all the same: it may
+            # be a bucket that could not be reached, and they are hours of work.
+            if not any((output / BUILD).glob(FINISHED)):
+                shutil.rmtree(output)
+            raise
     manifest = Manifest(
         kind=kind,
         row_length=options.row_length,
@@ -82,6 +75,37 @@ def make(options: Options, output: Path, processes: int, write: Writer | None = 
     write_text(output / FILE, manifest.to_json())
     shutil.rmtree(output / BUILD)
     return manifest
+
+
+def _build(
+    options: Options,
+    output: Path,
+    sources: tuple[Source, ...],
+    kind: Kind,
+    tokenizer: Tokenizer,
+    processes: int,
+    write: Writer,
+) -> tuple[dict[str, SplitInfo], list[dict[str, Any]]]:
+    """The shards that are not there yet; returns the manifest's splits and sources."""
+    for partial in output.rglob(".*.partial"):  # of an earlier call that was killed
+        partial.unlink()
+    tokenizer.save(output / TOKENIZER_FOLDER)
+    plan = _plan(options, output, sources, kind, tokenizer)
+    if plan.recipe.duplicates is not None and not plan.recipe.duplicates.is_file():
+        find_duplicates(plan, processes)
+    missing = [index for index in range(plan.n_shards) if not plan.result_path(index).is_file()]
+    if missing:
+        write(plan, missing)
+    splits, table = _collect(plan)
+    if not any(split.documents for split in splits.values()):
+        what = "conversation with two turns or more" if kind == "dialogue" else "document with text"
+        shutil.rmtree(output / BUILD)  # these shards are finished, but of no use to anybody
+        why = ", ".join(f"{name} {n:,}" for row in table for name, n in row.items() if name.startswith("dropped"))
+        raise UserError(
+            f"--source {' '.join(options.source)}: no {what} among {sum(row.get('read', 0) for row in table):,}"
+            f"{f' ({why})' if why else ''}; check the input"
+        )
+    return splits, table
 
 
 def _plan(options: Options, output: Path, sources: tuple[Source, ...], kind: Kind, tokenizer: Tokenizer) -> Plan:
@@ -104,7 +128,7 @@ def _plan(options: Options, output: Path, sources: tuple[Source, ...], kind: Kin
 def _sample(source: Source) -> list[str]:
     """The texts of the source's first items."""
     texts: list[str] = []
-    for chunk in source.chunks(0, _SAMPLE_CHARS):
+    for chunk in islice(source.chunks(0, _SAMPLE_CHARS), _SAMPLE_CHUNKS):
         for item in () if isinstance(chunk.data, Dropped) else source.read(chunk):
             if isinstance(item, Item):
                 texts += [item] if isinstance(item, str) else [turn.text for turn in item.turns]

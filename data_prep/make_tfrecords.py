@@ -20,13 +20,16 @@ from jsonargparse import ArgumentParser
 from data_prep.make import make
 from data_prep.options import Options
 from data_prep.report import report, warnings
+from data_prep.sources.kinds import KINDS
 from jaxgpt.command import parse, print_json, run
 from jaxgpt.errors import UserError
 
+DESCRIPTION = "Text or dialogue to TFRecord pages. docs/data.md has a command for every kind of source."
+
 
 def main() -> None:
-    parser = ArgumentParser(prog="make_tfrecords.py", description=__doc__, exit_on_error=False)
-    parser.add_argument("--source", nargs="+", required=True, metavar="KIND:PATHS", help="see below")
+    parser = ArgumentParser(prog="make_tfrecords.py", description=DESCRIPTION, exit_on_error=False)
+    parser.add_argument("--source", nargs="+", required=True, metavar="KIND:PATHS", help=f"KIND is {', '.join(KINDS)}")
     parser.add_class_arguments(Options, skip={"source"})
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pages")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -50,6 +53,10 @@ def main() -> None:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more")
     if args.output.startswith("gs://"):
         raise UserError(f"--output {args.output} is a bucket; give a local folder there and the bucket as --upload")
+    if args.region is not None and args.upload is None:
+        raise UserError(f"--region {args.region} is the bucket's; give --upload gs://BUCKET/FOLDER, or leave it out")
+    if args.beam_options and args.runner != "beam":
+        raise UserError("--beam_options are for --runner beam; add that, or leave them out")
     if args.upload is not None:
         from jaxgpt.data.upload import check_bucket
 

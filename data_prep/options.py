@@ -6,7 +6,10 @@ from typing import Any
 from data_prep.clean import Cleaning
 from data_prep.sources.kinds import SourceOptions
 from jaxgpt.data.dialogue import FormatName, LossOn
+from jaxgpt.data.records import Kind
 from jaxgpt.errors import UserError
+
+_MOST_SHARDS = 65_535  # items are numbered by shard, chunk and place in 64 bits
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Options(SourceOptions):
         ):
             if value < low:
                 raise UserError(f"--{name} is {value}; it must be {low} or more")
+        if self.shards > _MOST_SHARDS:
+            raise UserError(f"--shards is {self.shards}; it must be {_MOST_SHARDS} or less")
         for name, share in (("valid_fraction", self.valid_fraction), ("test_fraction", self.test_fraction)):
             if not 0 <= share < 1:
                 raise UserError(f"--{name} is {share}; it must lie in [0, 1)")
@@ -64,6 +69,14 @@ class Options(SourceOptions):
         held_out = (("valid", self.valid_fraction), ("test", self.test_fraction))
         rest = 1 - self.valid_fraction - self.test_fraction
         return (*((name, share) for name, share in held_out if share > 0), ("train", rest))
+
+    def check_kind(self, kind: Kind) -> None:
+        """UserError for options that pages of this kind have no use for."""
+        for name, value, default in (("format", self.format, "eos"), ("loss_on", self.loss_on, "all")):
+            if kind == "stream" and value != default:
+                raise UserError(
+                    f"--{name} is {value}, but the sources hold documents, which have no turns; leave it out"
+                )
 
     def as_dict(self) -> dict[str, Any]:
         """Flat, by the names of the command line."""

@@ -5,9 +5,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
+
+from jaxgpt.errors import UserError
+
+_BYTES_UNDER_WAY = 1 << 26
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,12 +40,12 @@ def _call(task: Any) -> Any:
 
 @contextmanager
 def ordered_pool(
-    processes: int, make: Callable[[], Callable[[T], R]]
+    processes: int, make: Callable[[], Callable[[T], R]], size: Callable[[T], int]
 ) -> Iterator[Callable[[Iterable[T]], Iterator[tuple[T, R]]]]:
     """A function that maps tasks to (task, result), in order. Each worker calls `make` once, for what does the work.
 
-    No more than a few tasks per process are under way, so that memory does not grow with their number. One process
-    is this one.
+    size: bytes of a task. No more than a few tasks per process are under way, and large ones not beside others, so that
+    memory does not grow with them. One process is this one.
     """
     if processes == 1:
         work = make()
@@ -51,17 +56,26 @@ def ordered_pool(
     with ProcessPoolExecutor(processes, get_context("spawn"), _start_worker, (make,)) as pool:
 
         def run(tasks: Iterable[T]) -> Iterator[tuple[T, R]]:
-            under_way: deque[tuple[T, Future[R]]] = deque()
+            under_way: deque[tuple[T, int, Future[R]]] = deque()
+            total = 0
             for task in tasks:
-                under_way.append((task, pool.submit(_call, task)))
-                if len(under_way) > 2 * processes + 1:
-                    done, future = under_way.popleft()
+                n_bytes = size(task)
+                while under_way and (len(under_way) > 2 * processes or total + n_bytes > _BYTES_UNDER_WAY):
+                    done, its_bytes, future = under_way.popleft()
+                    total -= its_bytes
                     yield done, future.result()
-            for done, future in under_way:
+                total += n_bytes
+                under_way.append((task, n_bytes, pool.submit(_call, task)))
+            for done, _, future in under_way:
                 yield done, future.result()
 
         try:
             yield run
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, most often for lack of memory; run the same command again, with fewer "
+                "--processes if it happens again"
+            ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -16,16 +16,22 @@ def report(manifest: Manifest, output: Path) -> None:
     for source, cells in zip(manifest.sources, rows, strict=True):
         print(f"{source['source']:{width}}" + "".join(f"{cell:>14}" for cell in cells))
         for name, count in source.items():
-            if isinstance(count, int) and name not in (*_COLUMNS, "text_bytes"):
+            if isinstance(count, int) and count and name not in (*_COLUMNS, "text_bytes"):
                 print(f"  {name.replace('_', ' ')}: {count:,}")
     for name, split in manifest.splits.items():
         filled = split.tokens / max(split.records * manifest.row_length, 1)
-        what = "documents" if manifest.kind == "stream" else "conversations"
         print(
-            f"{name}: {split.documents:,} {what}, {split.tokens:,} tokens in {split.records:,} rows of "
+            f"{name}: {split.documents:,} {_items(manifest)}, {split.tokens:,} tokens in {split.records:,} rows of "
             f"{manifest.row_length} ({filled:.1%} filled)"
         )
     print(f"pages are in {output}")
+
+
+def _items(manifest: Manifest) -> str:
+    if manifest.kind == "stream":
+        return "documents"
+    turns = [source.get("turns", 0) > 0 for source in manifest.sources if source.get("kept")]
+    return "conversations" if all(turns) else "documents and conversations"
 
 
 def _cells(source: dict[str, Any]) -> list[str]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from jaxgpt.data.shuffle import mix
+
 PIECE_CHARS = 1 << 20
 _WORDS_AT_ONCE = 1 << 16
 _WORD = re.compile(r"\w+")
@@ -62,10 +64,3 @@ def ngrams(hashes: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.ndarray,
     for later in range(1, n):
         grams = mix(grams + hashes[first + later])
     return grams, ends
-
-
-def mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser, a bijection of uint64 after which every bit depends on every bit."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -8,12 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import orjson
 
 from data_prep.clean import Cleaner, Cleaning
 from data_prep.dedupe import is_duplicate, load_duplicates
 from data_prep.encode import Encoder, Engine
-from data_prep.sources.chunk import Chunk, Dropped, Item, Source
+from data_prep.sources.chunk import Chunk, Dropped, Item, Source, content_of
 from jaxgpt.data.dialogue import FORMATS, Conversation, EncodedConversation, FormatName, LossOn, cut, weigh
 from jaxgpt.data.records import PageFormat
 from jaxgpt.data.tokenizer import load_tokenizer
@@ -33,6 +32,10 @@ class Task:
     source: int
     position: int
     chunk: Chunk
+
+    def size(self) -> int:
+        """Bytes of what it carries, where that is bytes."""
+        return len(self.chunk.data) if isinstance(self.chunk.data, bytes) else 0
 
     def orders(self, items: Sequence[int]) -> np.ndarray:
         """The places of the chunk's items among all items, uint64, ascending through the corpus."""
@@ -100,10 +103,6 @@ def split_of(content: bytes, fractions: tuple[tuple[str, float], ...], seed: int
     return fractions[-1][0]  # rounding left a hair
 
 
-def content_of(item: Item) -> bytes:
-    return item.encode() if isinstance(item, str) else orjson.dumps([turn.text for turn in item.turns])
-
-
 class Reader:
     """Items as they are after cleaning: what the search for duplicates and the pages both begin with."""
 
@@ -132,7 +131,7 @@ class Reader:
     def _drop(self, dropped: Dropped, result: EncodedChunk) -> None:
         if dropped.damaged and self._strict:
             raise UserError(
-                f"{dropped.example}: {dropped.reason}; mend or leave out that file, or go on without --strict"
+                f"{dropped.example}: {dropped.reason}; mend or leave out that file, or go on with --strict false"
             )
         result.drop(dropped)
 
@@ -250,7 +249,8 @@ class ChunkEncoder:
     def _documents(self, documents: list[str]) -> Iterator[_Pieces]:
         ids, starts = self._encoder.encode(documents)
         for start, stop in pairwise(starts.tolist()):
-            tokens = np.append(ids[start:stop].astype(np.int64), self._tokenizer.eos_token_id)
+            eos = self._tokenizer.eos_token_id  # also before it, so that the first token is predicted, as in a stream
+            tokens = np.concatenate([[eos], ids[start:stop], [eos]]).astype(np.int64)
             weights = np.ones(len(tokens), np.float32)
             weights[0] = 0.0
             yield from self._cut(EncodedConversation(tokens, weights, np.zeros(len(tokens), np.uint8), (0,)))

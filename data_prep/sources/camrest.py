@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.sources.chunk import Chunk
-from data_prep.sources.stream import Stream, json_items, stream_chunks
-from data_prep.sources.turns import DialogueFiles, conversation, shown
+from data_prep.sources.stream import Stream, StreamedFiles, json_items, stream_chunks
+from data_prep.sources.turns import conversation, shown
 from jaxgpt.data.dialogue import Conversation, Turn
 from jaxgpt.errors import UserError
 
 
 @dataclass(frozen=True)
-class CamRest(DialogueFiles):
+class CamRest(StreamedFiles):
     """Only what is said; the user is role 0."""
 
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import orjson
+
 from jaxgpt.data.dialogue import Conversation
 
 # A single line, document or archive member of more is left out and counted: nothing may need memory without bound.
@@ -24,6 +26,11 @@ class Dropped:
 
 
 Item = str | Conversation  # a document, or a conversation
+
+
+def content_of(item: Item) -> bytes:
+    """What an item says, as bytes: equal for equal items."""
+    return item.encode() if isinstance(item, str) else orjson.dumps([turn.text for turn in item.turns])
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,9 @@ class Source(Protocol):
 
     def fingerprint(self) -> list[dict[str, Any]]:
         """What tells whether the input has changed, a dictionary per file with its `path`."""
+
+    def unsplittable(self) -> list[tuple[int, int]]:
+        """Stretches of positions, each of which can only be read from its start: compressed files, for example."""
 
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
         """All chunks in order, of about `chunk_bytes` of text; those before position `begin` may be left out.

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from data_prep.sources.chunk import Chunk, Item
-from jaxgpt.data.dialogue import Conversation
+from data_prep.sources.turns import conversation
+from jaxgpt.data.dialogue import Turn
 from jaxgpt.errors import UserError
 
 Holds = Literal["documents", "dialogue"]
@@ -47,7 +48,7 @@ def item_of(example: dict[str, Any], spec: str, field: str) -> Item:
     turns = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(turns, list) and turns and all(isinstance(turn, str | bytes) for turn in turns):
         texts = [turn.decode(errors="replace") if isinstance(turn, bytes) else turn for turn in turns]
-        return Conversation.alternating([text.strip() for text in texts if text.strip()])
+        return conversation(Turn(text, index % 2) for index, text in enumerate(texts))
     found = {key: type(value).__name__ for key, value in example.items()}
     raise UserError(
         f"--source {spec}: the field {field!r} holds neither text nor a list of turns; the fields are "

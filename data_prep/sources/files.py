@@ -59,28 +59,42 @@ class InputFile:
         return Path(self.path).suffix in _OPENERS
 
 
+@dataclass(frozen=True)
+class FileSource:
+    """What sources of files have in common, whatever is in them."""
+
+    spec: str
+    files: tuple[InputFile, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+    def fingerprint(self) -> list[dict[str, Any]]:
+        return [asdict(file) for file in self.files]
+
+    def unsplittable(self) -> list[tuple[int, int]]:
+        return [(base, base + file.bytes) for file, base in with_bases(self.files, 0) if file.packed]
+
+
 def find_files(spec: str, pattern: str) -> tuple[InputFile, ...]:
     """The files behind a path or glob, in sorted order; UserError where there are none, or one is empty."""
     if storage.is_remote(pattern):
         files = [InputFile(found.url, found.bytes, found.crc32c) for found in storage.find(pattern)]
     else:
-        paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+        # A name may hold what a glob takes for a pattern.
+        found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
+        paths = [Path(path) for path in found]
         stats = [(path, path.stat()) for path in paths if path.is_file()]
         files = [InputFile(str(path), stat.st_size, str(stat.st_mtime_ns)) for path, stat in stats]
     if not files:
-        raise UserError(f"--source {spec}: no file matches {pattern}; check the path")
+        folder = Path(pattern).is_dir()
+        hint = f"it is a folder; write '{pattern.rstrip('/')}/*'" if folder else "check the path"
+        raise UserError(f"--source {spec}: no file matches {pattern}; {hint}")
     for file in files:
         if not file.bytes:
             raise UserError(f"{file.path} is empty; leave it out of --source")
     return tuple(files)
-
-
-def total_bytes(files: tuple[InputFile, ...]) -> int:
-    return sum(file.bytes for file in files)
-
-
-def fingerprint(files: tuple[InputFile, ...]) -> list[dict[str, Any]]:
-    return [asdict(file) for file in files]
 
 
 def with_bases(files: tuple[InputFile, ...], begin: int) -> Iterator[tuple[InputFile, int]]:

@@ -1,7 +1,9 @@
 """A data set of Hugging Face's `datasets`, streamed. The package is optional."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data_prep.sources.chunk import Chunk, Item
@@ -26,6 +28,9 @@ class HuggingFace:
 
     def fingerprint(self) -> list[dict[str, Any]]:
         return [{"path": f"{self.name}:{self.split}", "version": self.version, "examples": self.n_examples}]
+
+    def unsplittable(self) -> list[tuple[int, int]]:
+        return [(0, self.size)]
 
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
         stream = _stream(self.spec, self.name, self.split)
@@ -55,7 +60,7 @@ def open_huggingface(spec: str, target: str, field: str) -> HuggingFace:
     n_examples, n_bytes = (info.num_examples or 0, info.num_bytes or 0) if info else (0, 0)
     size = max(n_bytes, n_examples) or _BYTES_PER_FILE * stream.num_shards
     holds = holds_of(first, spec, field)
-    version = str(stream.info.version or "")
+    version = f"{stream.info.version} {_state_of_files(name, split)}"
     return HuggingFace(spec, name, split, field, holds, size, n_examples, version)
 
 
@@ -68,6 +73,18 @@ def _stream(spec: str, name: str, split: str) -> Any:
         return datasets.load_dataset(name, split=split, streaming=True)
     except Exception as error:  # the library raises several kinds, of its own and of its back ends
         raise _unusable(spec, error) from None
+
+
+def _state_of_files(name: str, split: str) -> str:
+    """What changes with the data: their addresses, which hold the commit on the hub; sizes and times of local files."""
+    import datasets
+
+    files = datasets.load_dataset_builder(name).config.data_files or {}
+    states = [
+        f"{path} {Path(path).stat().st_size} {Path(path).stat().st_mtime_ns}" if Path(path).is_file() else str(path)
+        for path in files.get(split, [])
+    ]
+    return hashlib.sha256("\n".join(states).encode()).hexdigest()
 
 
 def _unusable(spec: str, error: Exception) -> UserError:

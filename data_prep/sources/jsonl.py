@@ -9,26 +9,17 @@ from typing import Any, ClassVar, Literal
 import orjson
 
 from data_prep.sources.chunk import Chunk
-from data_prep.sources.files import InputFile, fingerprint, total_bytes
+from data_prep.sources.files import FileSource
 from data_prep.sources.lines import line_chunks, not_utf8, where
 from jaxgpt.errors import UserError
 
 
 @dataclass(frozen=True)
-class JsonLines:
+class JsonLines(FileSource):
     """field: of the object, that holds the text; a.b is the field b of the object in the field a."""
 
-    spec: str
-    files: tuple[InputFile, ...]
     field: str = "text"
     holds: ClassVar[Literal["documents"]] = "documents"
-
-    @property
-    def size(self) -> int:
-        return total_bytes(self.files)
-
-    def fingerprint(self) -> list[dict[str, Any]]:
-        return fingerprint(self.files)
 
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
         return line_chunks(self.files, begin, chunk_bytes)

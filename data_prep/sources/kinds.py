@@ -28,6 +28,14 @@ KINDS = (
 )
 
 
+_TAKERS = {
+    "text_field": ("jsonl", "parquet", "openwebtext", "tfds", "hf"),
+    "separator": ("text",),
+    "reverse": ("dialogpt",),
+    "reddit": ("reddit",),
+}
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """Where the text comes from.
@@ -35,8 +43,8 @@ class SourceOptions:
     Args:
         source: KIND:PATHS, several allowed; PATHS is a path, a glob or a gs:// URL; .gz, .xz, .zst and .bz2 are
             decompressed. docs/data.md has a table of the kinds
-        text_field: of jsonl, parquet, hf and tfds: the field or column with the text or the list of turns; a.b is the
-            field b in the field a
+        text_field: of jsonl, parquet, hf and tfds: the field or column with the text or the list of turns; except in
+            parquet a.b is the field b in the field a
         separator: of text: the line between two documents; by default a file is a document
         reverse: of dialogpt: turns in reverse order, for a model of the source given the target (MMI)
         reddit: filters of reddit
@@ -50,10 +58,15 @@ class SourceOptions:
 
 
 def open_sources(options: SourceOptions, scratch: Path) -> tuple[Source, ...]:
-    """The sources behind each KIND:PATHS; UserError where one cannot be opened.
+    """The sources behind each KIND:PATHS; UserError where one cannot be opened, or where an option has no use.
 
     scratch: a folder, not made yet, for what a source has to put down on disk.
     """
+    kinds = {spec.partition(":")[0] for spec in options.source}
+    for name, takers in _TAKERS.items():
+        value, default = getattr(options, name), getattr(SourceOptions([]), name)
+        if value != default and not kinds & set(takers):
+            raise UserError(f"--{name} is for the kinds {', '.join(takers)}, and --source has none; leave it out")
     return tuple(_open(spec, options, scratch / f"source-{number}") for number, spec in enumerate(options.source))
 
 

@@ -21,10 +21,14 @@ def line_chunks(files: tuple[InputFile, ...], begin: int, chunk_bytes: int, endi
 def _cut(file: InputFile, begin: int, chunk_bytes: int, ending: bytes) -> Iterator[tuple[int, int, bytes | Dropped]]:
     """(position in the file on disk, offset in its content, lines)"""
     with opened(file.path) as (content, raw):
-        offset, tail, before = 0, b"", b""  # where the open line begins, its bytes, what an ending may have begun in
+        offset, tail, before = (
+            0,
+            bytearray(),
+            b"",
+        )  # where the open line begins, its bytes, what an ending may have begun in
         if begin > 0 and not file.packed:
             raw.seek(begin // chunk_bytes * chunk_bytes)
-            tail, before = _tail_before(raw, ending)
+            tail[:], before = _tail_before(raw, ending)
             offset = raw.tell() - len(tail)
         read, too_long = offset + len(tail), len(tail) > MAX_BYTES
         while True:
@@ -34,7 +38,7 @@ def _cut(file: InputFile, begin: int, chunk_bytes: int, ending: bytes) -> Iterat
                 if too_long:
                     yield position, read, _too_long(file)
                 elif tail:
-                    yield position, offset, tail
+                    yield position, offset, bytes(tail)
                 return
             searched = before + piece
             if ending in searched:
@@ -42,14 +46,14 @@ def _cut(file: InputFile, begin: int, chunk_bytes: int, ending: bytes) -> Iterat
                 if too_long:
                     yield position, read, _too_long(file)
                     start = searched.find(ending) + len(ending) - len(before)
-                    offset, tail, too_long = read + start, b"", False
+                    offset, tail, too_long = read + start, bytearray(), False
                 if tail or start < stop:
-                    yield position, offset, tail + piece[start:stop]
-                offset, tail = read + stop, piece[stop:]
+                    yield position, offset, bytes(tail) + piece[start:stop]
+                offset, tail = read + stop, bytearray(piece[stop:])
             elif not too_long:
                 tail += piece
             if len(tail) > MAX_BYTES:
-                too_long, tail = True, b""
+                too_long, tail = True, bytearray()
             read += len(piece)
             before = searched[max(len(searched) - len(ending) + 1, 0) :]
             if error:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.sources.chunk import Chunk
-from data_prep.sources.stream import Stream, json_fields, json_items, stream_chunks, text_lines
-from data_prep.sources.turns import DialogueFiles, conversation, shown
+from data_prep.sources.stream import Stream, StreamedFiles, json_fields, json_items, stream_chunks, text_lines
+from data_prep.sources.turns import conversation, shown
 from jaxgpt.data.dialogue import Conversation, Turn
 from jaxgpt.errors import UserError
 
@@ -20,7 +20,7 @@ _SPEAKERS = {"USER": 0, "SYSTEM": 1}
 
 
 @dataclass(frozen=True)
-class MultiWOZ(DialogueFiles):
+class MultiWOZ(StreamedFiles):
     """Only what is said; the user is role 0. The form is told by how a file begins."""
 
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:

@@ -9,29 +9,20 @@ import io
 import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from data_prep.sources.chunk import MAX_BYTES, Chunk, Dropped
-from data_prep.sources.files import DAMAGE, InputFile, fingerprint, opened, total_bytes, with_bases
+from data_prep.sources.files import DAMAGE, FileSource, opened, with_bases
 from data_prep.sources.tar import BrokenTarError, members
 
 _DAMAGE = (*DAMAGE, BrokenTarError)
 
 
 @dataclass(frozen=True)
-class OpenWebText:
+class OpenWebText(FileSource):
     """Documents whose names end in .txt; other members of the inner archives are no text and are left out."""
 
-    spec: str
-    files: tuple[InputFile, ...]
     holds: ClassVar[Literal["documents"]] = "documents"
-
-    @property
-    def size(self) -> int:
-        return total_bytes(self.files)
-
-    def fingerprint(self) -> list[dict[str, Any]]:
-        return fingerprint(self.files)
 
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
         for file, base in with_bases(self.files, begin):
@@ -52,8 +43,13 @@ class OpenWebText:
                 yield _decoded(chunk.file, chunk.data)
                 return
             inner = io.BufferedReader(lzma.LZMAFile(io.BytesIO(chunk.data)), 1 << 20)  # noqa: SIM115
+            left = MAX_BYTES
             for name, data in members(inner, MAX_BYTES):
                 where = f"{chunk.file}/{name}"
+                left -= len(data or b"")
+                if left < 0:
+                    yield Dropped(f"rest of an inner archive of over {MAX_BYTES >> 20} MiB", where, damaged=True)
+                    return
                 if data is None:
                     yield Dropped(f"document of over {MAX_BYTES >> 20} MiB", where, damaged=True)
                 elif name.endswith(".txt"):

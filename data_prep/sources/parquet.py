@@ -5,29 +5,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from data_prep.sources.chunk import Chunk
-from data_prep.sources.files import InputFile, fingerprint, total_bytes, with_bases
+from data_prep.sources.files import FileSource, with_bases
 from jaxgpt.data import storage
 from jaxgpt.errors import UserError
 
 
 @dataclass(frozen=True)
-class Parquet:
+class Parquet(FileSource):
     """column: of strings; a row without one counts as an empty document."""
 
-    spec: str
-    files: tuple[InputFile, ...]
     column: str = "text"
     holds: ClassVar[Literal["documents"]] = "documents"
 
-    @property
-    def size(self) -> int:
-        return total_bytes(self.files)
-
-    def fingerprint(self) -> list[dict[str, Any]]:
-        return fingerprint(self.files)
-
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
         """Runs of rows within a row group; the rows are read here, so that a group is decompressed once."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         for file, base in with_bases(self.files, begin):
@@ -39,7 +31,7 @@ class Parquet:
                     for number in range(table.num_row_groups):
                         group = table.metadata.row_group(number)
                         last_row = first_row + group.num_rows
-                        if base + file.bytes * last_row // table.metadata.num_rows > begin:
+                        if group.num_rows and base + file.bytes * last_row // table.metadata.num_rows > begin:
                             size = self._column_bytes(group)
                             rows = max(chunk_bytes * group.num_rows // max(size, 1), 1)
                             at = first_row
@@ -48,8 +40,8 @@ class Parquet:
                                 yield Chunk(position, file.path, at, batch.column(0))
                                 at += batch.num_rows
                         first_row = last_row
-                except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
-                    if isinstance(error, UserError):
+                except (OSError, pa.ArrowException) as error:
+                    if isinstance(error, OSError) and error.errno is not None:
                         raise
                     raise UserError(
                         f"{file.path} is no whole Parquet file ({' '.join(str(error).split())}); copy it again, or "
@@ -60,7 +52,10 @@ class Parquet:
         import pyarrow.types as kinds
 
         found = schema.field(self.column).type if self.column in schema.names else None
-        if found is None or not (kinds.is_string(found) or kinds.is_large_string(found)):
+        values = found.value_type if found is not None and kinds.is_dictionary(found) else found
+        if values is None or not (
+            kinds.is_string(values) or kinds.is_large_string(values) or kinds.is_string_view(values)
+        ):
             what = "has no column" if found is None else f"has {found}, not strings, in the column"
             raise UserError(f"{path} {what} {self.column!r}; name one of {', '.join(schema.names)} with --text_field")
 

@@ -11,8 +11,8 @@ from itertools import groupby
 from typing import Any
 
 from data_prep.sources.chunk import Chunk
-from data_prep.sources.stream import Stream, json_items, stream_chunks, text_lines
-from data_prep.sources.turns import DialogueFiles, conversation, shown
+from data_prep.sources.stream import Stream, StreamedFiles, json_items, stream_chunks, text_lines
+from data_prep.sources.turns import conversation, shown
 from jaxgpt.data.dialogue import Conversation, Turn
 from jaxgpt.errors import UserError
 
@@ -21,7 +21,7 @@ _TAGS = {"A:": 0, "B:": 1}
 
 
 @dataclass(frozen=True)
-class Persuasion(DialogueFiles):
+class Persuasion(StreamedFiles):
     """The persuader is role 0. In the CSV form, rows of one `B2` that follow each other are a conversation."""
 
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from data_prep.sources.chunk import Chunk, Dropped
-from data_prep.sources.files import InputFile, fingerprint, total_bytes
+from data_prep.sources.files import FileSource
 from data_prep.sources.jsonl import json_values
 from data_prep.sources.lines import line_chunks, where
 from data_prep.sources.reddit_filters import RedditFilters
@@ -48,28 +48,26 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Reddit:
+class Reddit(FileSource):
     """scratch: a folder on a local disk for the buckets, of this source alone; a finished partition of the same files
     with the same filters is used again, anything else that an earlier call left there is made anew.
     """
 
-    spec: str
-    files: tuple[InputFile, ...]
     scratch: str
     filters: RedditFilters = field(default_factory=RedditFilters)
     holds: ClassVar[Literal["dialogue"]] = "dialogue"
 
     @property
     def size(self) -> int:
-        return self._counts + total_bytes(self.files)
+        return self._counts + super().size
 
     @property
     def _counts(self) -> int:
         # Beside the reasons, every file may be damaged and hold lines that are too long.
         return _COUNTS + 2 * len(self.files)
 
-    def fingerprint(self) -> list[dict[str, Any]]:
-        return fingerprint(self.files)
+    def unsplittable(self) -> list[tuple[int, int]]:
+        return []  # the buckets are plain files
 
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
         """What the partition counted, then a chunk per bucket; `chunk_bytes` has no say, the input's size decides."""
@@ -85,7 +83,7 @@ class Reddit:
             for part in range(parts)
         ]
         for number, bucket in enumerate(buckets):
-            position = self._counts + number * total_bytes(self.files) // len(buckets)
+            position = self._counts + number * super().size // len(buckets)
             if position >= begin:
                 yield Chunk(position, bucket.path, 0, bucket)
 
@@ -134,7 +132,7 @@ class Reddit:
         buffers = [bytearray() for _ in range(min(max(expected // _WANTED_BYTES, 1), _MOST_BUCKETS))]
         damage: dict[tuple[str, str], Dropped] = {}
         tally, buffered = Tally(), 0
-        with progress_bar(total=total_bytes(self.files), desc="sort Reddit", unit="B", unit_scale=True) as bar:
+        with progress_bar(total=super().size, desc="sort Reddit", unit="B", unit_scale=True) as bar:
             for chunk in line_chunks(self.files, 0, _READ_BYTES):
                 bar.update(chunk.position - bar.n)
                 if isinstance(chunk.data, Dropped):

@@ -8,8 +8,7 @@ list of offensive words beside.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from data_prep.rules import capitals, has_brackets, has_repeated_word, has_url, long_word
 from jaxgpt.errors import UserError
@@ -71,8 +70,8 @@ class RedditFilters:
     drop_repeats: bool = True
     max_word_chars: int = 30
     min_score: int | None = 1
-    subreddits: Sequence[str] = ()
-    blocked_subreddits: Sequence[str] = ()
+    subreddits: list[str] = field(default_factory=list)
+    blocked_subreddits: list[str] = field(default_factory=list)
     drop_bots: bool = False
     titles: bool = False
     from_root: bool = False
@@ -104,7 +103,7 @@ class RedditFilters:
                         f"--reddit.{name} has {subreddit!r}, but must hold names as in AskReddit, without r/"
                     )
             # Lower case and sorted once, so that equal lists are equal options.
-            object.__setattr__(self, name, tuple(sorted({subreddit.lower() for subreddit in given})))
+            object.__setattr__(self, name, sorted({subreddit.lower() for subreddit in given}))
         if both := set(self.subreddits) & set(self.blocked_subreddits):
             raise UserError(f"{min(both)!r} is in subreddits and in blocked_subreddits; take it out of one of them")
 

@@ -8,12 +8,14 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any, cast
 
 import ijson
 
 from data_prep.sources.chunk import Chunk, Dropped
 from data_prep.sources.files import DAMAGE, InputFile, opened, with_bases
+from data_prep.sources.turns import DialogueFiles
 from jaxgpt.data.dialogue import Conversation
 from jaxgpt.errors import UserError
 
@@ -21,6 +23,14 @@ _PIECE = 1 << 16
 # The JSON of a MultiWOZ dialogue has some 30 KB; as Python objects JSON needs up to 25 times its bytes.
 _MAX_BYTES = 1 << 24
 _BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class StreamedFiles(DialogueFiles):
+    """Files in which a conversation is found only by reading from the start."""
+
+    def unsplittable(self) -> list[tuple[int, int]]:
+        return [(base, base + file.bytes) for file, base in with_bases(self.files, 0)]
 
 
 class Stream(io.BufferedIOBase):

@@ -1,34 +1,32 @@
 """Plain UTF-8 text: a file is a document, or documents are parted by a line of their own."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from data_prep.sources.chunk import MAX_BYTES, Chunk, Dropped
-from data_prep.sources.files import DAMAGE, InputFile, fingerprint, opened, total_bytes
+from data_prep.sources.files import DAMAGE, FileSource, InputFile, opened, with_bases
 from data_prep.sources.lines import line_chunks, text_of
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(FileSource):
     """separator: the line between two documents, without its line end; None makes each file one document."""
 
-    spec: str
-    files: tuple[InputFile, ...]
     separator: str | None = None
     holds: ClassVar[Literal["documents"]] = "documents"
 
-    @property
-    def size(self) -> int:
-        return total_bytes(self.files)
-
-    def fingerprint(self) -> list[dict[str, Any]]:
-        return fingerprint(self.files)
-
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
         if self.separator is not None:
-            return line_chunks(self.files, begin, chunk_bytes, f"\n{self.separator}\n".encode())
+            return self._chunks_between_separators(begin, chunk_bytes)
         return self._chunks_of_files(chunk_bytes)
+
+    def _chunks_between_separators(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
+        for file, base in with_bases(self.files, begin):
+            newline = _newline(file)
+            ending = f"{newline}{self.separator}{newline}".encode()
+            for chunk in line_chunks((file,), max(begin - base, 0), chunk_bytes, ending):
+                yield replace(chunk, position=base + chunk.position)
 
     def _chunks_of_files(self, chunk_bytes: int) -> Iterator[Chunk]:
         """Small files go together, large ones alone; the worker reads them."""
@@ -48,13 +46,22 @@ class Text:
             return
         document: list[str] = []
         for line in text_of(chunk).removesuffix("\n").split("\n"):
-            if line == self.separator:
-                yield "\n".join(document)
+            if line.rstrip("\r") == self.separator:
+                yield "\n".join(document).removesuffix("\r")
                 document = []
             else:
                 document.append(line)
         if document:
-            yield "\n".join(document)
+            yield "\n".join(document).removesuffix("\r")
+
+
+def _newline(file: InputFile) -> str:
+    """How the file's first line ends."""
+    with opened(file.path) as (content, _):
+        try:
+            return "\r\n" if content.readline(MAX_BYTES).endswith(b"\r\n") else "\n"
+        except DAMAGE:
+            return "\n"  # reading it will say what is wrong
 
 
 def _whole(path: str) -> str | Dropped:

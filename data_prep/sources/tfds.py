@@ -26,6 +26,9 @@ class Tfds:
     def fingerprint(self) -> list[dict[str, Any]]:
         return [{"path": f"{self.name}:{self.split}", "version": self.version, "examples": self.n_examples}]
 
+    def unsplittable(self) -> list[tuple[int, int]]:
+        return [(0, self.size)]
+
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
         examples = _examples(_builder(self.spec, self.name), self.split)
         return example_chunks(examples, self.spec, self.field, 0, self.size, self.n_examples, chunk_bytes)
@@ -47,7 +50,8 @@ def open_tfds(spec: str, target: str, field: str) -> Tfds:
         raise UserError(f"--source {spec}: the split {split!r} has no examples")
     holds = holds_of(first, spec, field)
     size = max(info.num_bytes, info.num_examples)
-    return Tfds(spec, name, split, field, holds, size, info.num_examples, str(builder.info.full_name))
+    version = f"{builder.info.full_name} in {builder.data_dir}, {info.num_bytes} bytes, {info.shard_lengths}"
+    return Tfds(spec, name, split, field, holds, size, info.num_examples, version)
 
 
 def _builder(spec: str, name: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from data_prep.sources.chunk import Chunk
-from data_prep.sources.files import InputFile, fingerprint, total_bytes
+from data_prep.sources.files import FileSource
 from data_prep.sources.lines import where
 from jaxgpt.data.dialogue import Conversation, Turn
 from jaxgpt.errors import UserError
@@ -17,19 +17,10 @@ _LARGEST_WEIGHT = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True)
-class DialogueFiles:
+class DialogueFiles(FileSource):
     """Conversations in files: the part of a source that does not depend on their format."""
 
-    spec: str
-    files: tuple[InputFile, ...]
     holds: ClassVar[Literal["dialogue"]] = "dialogue"
-
-    @property
-    def size(self) -> int:
-        return total_bytes(self.files)
-
-    def fingerprint(self) -> list[dict[str, Any]]:
-        return fingerprint(self.files)
 
 
 def conversation(turns: Iterable[Turn]) -> Conversation:

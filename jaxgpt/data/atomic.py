@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     What is written is on the disk before the name is; a block that fails leaves nothing behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         yield temporary
         with temporary.open("rb") as file:

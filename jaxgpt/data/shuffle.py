@@ -5,7 +5,7 @@ import numpy as np
 _ROUNDS = 6
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mix(x: np.ndarray) -> np.ndarray:
     """splitmix64's finaliser: each input bit changes each output bit with probability about one half."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -16,7 +16,7 @@ def random_u64(*key: int) -> int:
     """A number in [0, 2^64) that is a pure function of the integers in `key`."""
     state = np.zeros(1, np.uint64)
     for part in key:
-        state = _mix(state + np.uint64(part) + np.uint64(0x9E3779B97F4A7C15))
+        state = mix(state + np.uint64(part) + np.uint64(0x9E3779B97F4A7C15))
     return int(state[0])
 
 
@@ -34,7 +34,7 @@ def permute(indices: np.ndarray, n: int, *key: int) -> np.ndarray:
     def encrypt(x: np.ndarray) -> np.ndarray:
         left, right = x >> shift, x & mask
         for round_key in round_keys:
-            left, right = right, left ^ (_mix(right + round_key) & mask)
+            left, right = right, left ^ (mix(right + round_key) & mask)
         return left << shift | right
 
     out = encrypt(indices.astype(np.uint64))

@@ -53,8 +53,8 @@ def upload(folder: Path, url: str, region: str | None = None, threads: int = 8) 
     else; and where the network fails for long: the same call then goes on.
     """
     url = url.rstrip("/")
-    there = check_bucket(url, region)
     files = _files_of(folder)
+    there = check_bucket(url, region)
     _check_ours(folder, files, url, there)
     todo = [file for file in files if not file.is_in(there)]
     arrived = {file.name for file in files} - {file.name for file in todo}

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 
 import pytest
 from test_make_tfrecords import hash_of, random_talks, write_talks
@@ -9,6 +10,9 @@ from test_make_tfrecords import hash_of, random_talks, write_talks
 from data_prep import beam
 from data_prep.make import make
 from data_prep.options import Options
+from data_prep.sources.dialogue import Dialogue
+from data_prep.sources.files import InputFile
+from jaxgpt.errors import UserError
 
 
 def corpus(folder):
@@ -32,20 +36,37 @@ def test_beam_writes_the_same_bytes(tmp_path, workers):
 
 
 def test_shards_that_share_a_packed_file_go_to_one_worker(tmp_path):
-    class Source:
-        size = 1000
-
-        def fingerprint(self):
-            return [
-                {"path": "a.jsonl", "bytes": 400},
-                {"path": "b.gz", "bytes": 350},
-                {"path": "c.jsonl", "bytes": 250},
-            ]
+    files = (InputFile("a.jsonl", 400, ""), InputFile("b.jsonl.gz", 350, ""), InputFile("c.jsonl", 250, ""))
 
     class Plan:
-        sources, size, n_shards = (Source(),), 1000, 10
+        sources, size, n_shards = (Dialogue("", files),), 1000, 10
 
-    # b.gz takes the positions 400 to 750: it begins with shard 4 and ends within shard 7.
+    # b.jsonl.gz takes the positions 400 to 750: it begins with shard 4 and ends within shard 7.
     assert list(beam.groups_of_shards(Plan(), list(range(10)))) == [[0], [1], [2], [3], [4, 5, 6, 7], [8], [9]]
     assert list(beam.groups_of_shards(Plan(), [2, 5, 7, 9])) == [[2], [5], [7], [9]]
     assert list(beam.groups_of_shards(Plan(), [0, 5, 6])) == [[0], [5, 6]]
+
+
+def test_a_runner_that_beam_does_not_know():
+    with pytest.raises(UserError, match="--beam_options --runner=FlnkRunner: "):
+        beam.beam_writer(["--runner=FlnkRunner"])
+
+
+@pytest.mark.slow
+def test_a_bad_line_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('["a", "b"]\n["a", 3]\n')
+    with pytest.raises(UserError) as error:
+        make(Options([f"dialogue:{tmp_path}/a.jsonl"]), tmp_path / "out", 1, beam.beam_writer([]))
+    assert str(error.value).startswith(f"{tmp_path}/a.jsonl:2: found 3 ")
+    assert "while running" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_another_build_at_the_same_place_is_another_build(tmp_path):
+    spec = write_talks(tmp_path / "talks.jsonl", random_talks(23))
+    for seed in (1, 2):
+        options = Options([spec], row_length=61, shards=2, valid_fraction=0.5, seed=seed)
+        for name, write in (("beam", beam.beam_writer([])), ("local", None)):
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
+            make(options, tmp_path / name, 1, write)
+        assert hash_of(tmp_path / "beam") == hash_of(tmp_path / "local")

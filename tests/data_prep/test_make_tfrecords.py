@@ -148,7 +148,7 @@ def test_counts_by_hand(tmp_path, loss_on, targets, text_bytes, words):
     manifest = make(options, tmp_path / "out", 1)
     (source,) = manifest.sources
     counts = {"files": 1, "read": 4, "kept": 2, "turns": 7, "dropped: fewer than two turns": 2}
-    counts |= {"conversations_cut": 1, "pieces_of_cut_conversations": 4, "tokens": 31, "text_bytes": text_bytes}
+    counts |= {"conversations_cut": 1, "pieces_of_cut_conversations": 4, "tokens": 31, "text_bytes": 74}
     counts |= {"examples": {"fewer than two turns": ["only one", "x"]}}
     assert source == {"source": options.source[0], **counts}
     assert manifest.splits.keys() == {"train"}

@@ -12,7 +12,8 @@ import tiny_run
 import torch
 from transformers import GPT2LMHeadModel
 
-from data_prep.worker import content_of, split_of
+from data_prep.sources.chunk import content_of
+from data_prep.worker import split_of
 from jaxgpt import cli
 from jaxgpt.data.dialogue import FORMATS, Conversation, cut
 from jaxgpt.data.loader import Pages

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep.sources import lines
 from data_prep.sources.chunk import Chunk, Dropped
-from data_prep.sources.files import find_files, total_bytes
+from data_prep.sources.files import find_files
 from data_prep.sources.lines import line_chunks, text_of, where
 from jaxgpt.errors import UserError
 
@@ -51,8 +51,8 @@ def assert_same_from_everywhere(files, whole, chunk_bytes, ending=b"\n"):
     positions = [chunk.position for chunk in whole]
     assert positions == sorted(positions)
     assert positions[0] >= 0
-    assert positions[-1] < total_bytes(files)
-    for begin in range(total_bytes(files)):
+    assert positions[-1] < sum(file.bytes for file in files)
+    for begin in range(sum(file.bytes for file in files)):
         later = [chunk for chunk in line_chunks(files, begin, chunk_bytes, ending) if chunk.position >= begin]
         assert later == [chunk for chunk in whole if chunk.position >= begin], begin
 
@@ -81,7 +81,7 @@ def test_packed_files_give_all_their_lines(tmp_path, suffix):
     assert b"".join(chunk.data for chunk in whole) == content + b"x\ny"
     positions = [chunk.position for chunk in whole]
     assert positions == sorted(positions)
-    assert positions[-1] < total_bytes(files)
+    assert positions[-1] < sum(file.bytes for file in files)
     assert [chunk.position >= files[0].bytes for chunk in whole] == [chunk.file == files[1].path for chunk in whole]
     for begin in positions:
         later = [chunk for chunk in line_chunks(files, begin, 10_000) if chunk.position >= begin]
@@ -102,7 +102,7 @@ def test_a_truncated_file_gives_the_whole_lines_before_the_damage(tmp_path, suff
     assert files[0].path in whole[-1].data.example
     positions = [chunk.position for chunk in whole]
     assert positions == sorted(positions)
-    assert positions[-1] < total_bytes(files)
+    assert positions[-1] < sum(file.bytes for file in files)
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\n\n\n"])
