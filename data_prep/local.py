@@ -17,20 +17,19 @@ def local_writer(processes: int) -> Writer:
 
     def write(plan: Plan, shards: list[int]) -> None:
         started, documents, tokens = time.monotonic(), 0, 0
+        begin = min(shards) * plan.size // plan.n_shards  # what lies before it is of an earlier call
         with (
             ordered_pool(processes, partial(ChunkEncoder, plan.sources, plan.recipe), Task.size) as encode,
-            progress_bar(total=plan.size, unit="B", unit_scale=True, desc="pages") as bar,
+            progress_bar(total=plan.size, initial=begin, unit="B", unit_scale=True, desc="pages") as bar,
         ):
 
             def progress(task: Task, chunk: EncodedChunk) -> None:
                 nonlocal documents, tokens
-                if not bar.n:
-                    bar.initial = bar.n = task.position  # of an earlier call
                 documents += chunk.counts["kept"]
                 tokens += chunk.counts["tokens"]
                 speed = tokens / max(time.monotonic() - started, 1e-9)
                 bar.set_postfix_str(f"{documents:,} documents, {speed:,.0f} tokens/s", refresh=False)
-                bar.update(task.position - bar.n)
+                bar.update(max(task.position - bar.n, 0))
 
             write_shards(plan, shards, encode(tasks(plan, shards)), progress)
             bar.update(plan.size - bar.n)

@@ -27,8 +27,7 @@ KINDS = (
     *("dialogue", "chat", "dialogpt", "reddit", "multiwoz", "camrest", "persuasion"),
 )
 
-
-_TAKERS = {
+_TAKERS = {  # options that not every kind takes
     "text_field": ("jsonl", "parquet", "openwebtext", "tfds", "hf"),
     "separator": ("text",),
     "reverse": ("dialogpt",),

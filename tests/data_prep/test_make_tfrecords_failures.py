@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_prep.claim import locked
+from data_prep.local import local_writer
 from data_prep.make import make
 from data_prep.options import Options
 from jaxgpt.data.manifest import load_manifest
@@ -300,3 +302,30 @@ def test_a_turns_end_within_a_turn_is_counted(tmp_path):
     source.write_text(json.dumps(["a\n\n\nb", "c"]) + "\n")
     manifest = make(Options([f"dialogue:{source}"], format="tags", shards=1, row_length=61), tmp_path / "pages", 1)
     assert manifest.sources[0]["turns_with_newlines_shortened"] == 1
+
+
+def test_two_builds_at_one_place(tmp_path):
+    (tmp_path / "talks.jsonl").write_text(GOOD)
+    output = tmp_path / "out"
+    (output / ".build").mkdir(parents=True)
+    with locked(output), pytest.raises(UserError, match="another build is writing there"):
+        build([f"dialogue:{tmp_path}/talks.jsonl"], output)
+    assert build([f"dialogue:{tmp_path}/talks.jsonl"], output).splits["train"].documents == 1
+
+
+def test_finished_shards_outlive_an_error(tmp_path):
+    """A bucket that cannot be reached near the end must not cost what is there."""
+    source = tmp_path / "talks.jsonl"
+    source.write_text(GOOD * 400)
+    options = Options([f"dialogue:{source}"], shards=4, row_length=61, valid_fraction=0)
+
+    def unreachable(plan, shards):
+        local_writer(1)(plan, shards[:2])
+        raise UserError("the network is down")
+
+    with pytest.raises(UserError, match="the network is down"):
+        make(options, tmp_path / "out", 1, unreachable)
+    first = tmp_path / "out" / "pages-train.tfrecord-00000-of-00004"
+    before = first.stat().st_mtime_ns
+    assert make(options, tmp_path / "out", 1).splits["train"].documents == 400
+    assert first.stat().st_mtime_ns == before

@@ -16,6 +16,7 @@ from data_prep.sources import chunk as chunk_module
 from data_prep.sources import text as text_module
 from data_prep.sources.chunk import Dropped
 from data_prep.sources.kinds import SourceOptions, open_sources
+from data_prep.sources.reddit_filters import RedditFilters
 from jaxgpt.errors import UserError
 
 DOCUMENTS = ["First\n\ndocument", "naïve 🤖", " ", "four\tfive", "x" * 300, "6\r\n7", "eight", "nine words " * 40]
@@ -187,6 +188,41 @@ def test_a_source_that_is_none(spec, message):
     assert message in str(error.value)
 
 
+def test_a_name_with_brackets_and_a_folder(tmp_path):
+    (tmp_path / "a[1].txt").write_text("x")
+    assert items_of(open_one(f"text:{tmp_path}/a[1].txt")) == ["x"]
+    with pytest.raises(UserError, match=r"it is a folder; write '.*/\*'"):
+        open_one(f"text:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text_field": "body"}, "--text_field is for the kinds jsonl, parquet"),
+        ({"reverse": True}, "--reverse is for the kinds dialogpt"),
+        ({"reddit": RedditFilters(min_score=3)}, "--reddit is for the kinds reddit"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(tmp_path, options, message):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(UserError) as error:
+        open_one(f"text:{tmp_path}/a.txt", **options)
+    assert message in str(error.value)
+
+
+def test_separators_of_windows(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a\r\nb\r\n--\r\nc\r\n--\r\nd")
+    for chunk_bytes in (1, 7, 1000):
+        assert items_of(open_one(f"text:{tmp_path}/a.txt", separator="--"), chunk_bytes) == ["a\r\nb", "c", "d"]
+
+
+def test_parquet_without_rows_and_with_a_dictionary(tmp_path):
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+    words = pa.array(["x", "y", "x", None]).dictionary_encode()
+    pq.write_table(pa.table({"text": words}), tmp_path / "b.parquet")
+    assert items_of(open_one(f"parquet:{tmp_path}/*")) == ["x", "y", "x", ""]
+
+
 def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "b.txt").touch()
@@ -244,5 +280,8 @@ def test_hugging_face(tmp_path, files):
     assert source.holds == "documents"
     assert items_of(source) == [f"{number} {text}" for number in range(files) for text in DOCUMENTS]
     assert_sound(source)
+    first = tmp_path / "0.jsonl"
+    first.write_text(first.read_text().replace("First", "Other"))
+    assert open_one(f"hf:{tmp_path}").fingerprint() != source.fingerprint()
     with pytest.raises(UserError, match=r"--source hf:.*:dev: "):
         open_one(f"hf:{tmp_path}:dev")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.sources import openwebtext
 from data_prep.sources.chunk import Dropped
 from data_prep.sources.files import find_files
 from data_prep.sources.openwebtext import OpenWebText
@@ -109,6 +110,15 @@ def test_a_broken_member_costs_no_other(tmp_path, damage):
     assert dropped.damaged == (damage != "not UTF-8")
     if damage == "inner header":
         assert documents[names[1]][0] in texts
+
+
+def test_an_inner_archive_that_would_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(openwebtext, "MAX_BYTES", 3000)
+    files = {f"{number}.txt": b"x" * 1000 for number in range(9)}
+    items = items_of(write_archive(tmp_path / "a.tar.xz", {"bomb_data.xz": files, "next_data.xz": {"a.txt": b"fine"}}))
+    assert items[:3] == ["x" * 1000] * 3
+    assert "rest of an inner archive" in items[3].reason
+    assert items[4:] == ["fine"]
 
 
 name = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=150)
