@@ -6,31 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.sources.chunk import Chunk, Item
-from data_prep.sources.examples import Holds, example_chunks, holds_of
+from data_prep.sources.chunk import Chunk
+from data_prep.sources.examples import ExampleSource, example_chunks, holds_of
 from jaxgpt.errors import UserError
 
 _BYTES_PER_FILE = 1 << 30  # a guess, for data sets that do not say how large they are
 
 
 @dataclass(frozen=True)
-class HuggingFace:
+class HuggingFace(ExampleSource):
     """name: on the hub, or a local folder. Where the data set does not tell its size, its files count as equal."""
-
-    spec: str
-    name: str
-    split: str
-    field: str
-    holds: Holds
-    size: int
-    n_examples: int
-    version: str
-
-    def fingerprint(self) -> list[dict[str, Any]]:
-        return [{"path": f"{self.name}:{self.split}", "version": self.version, "examples": self.n_examples}]
-
-    def unsplittable(self) -> list[tuple[int, int]]:
-        return [(0, self.size)]
 
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
         stream = _stream(self.spec, self.name, self.split)
@@ -40,9 +25,6 @@ class HuggingFace:
         for index in range(stream.num_shards):
             part, base = stream.shard(stream.num_shards, index), index * _BYTES_PER_FILE
             yield from example_chunks(part, self.spec, self.field, base, _BYTES_PER_FILE, 0, chunk_bytes)
-
-    def read(self, chunk: Chunk) -> Iterator[Item]:
-        yield from chunk.data
 
 
 def open_huggingface(spec: str, target: str, field: str) -> HuggingFace:

@@ -5,36 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.sources.chunk import Chunk, Item
-from data_prep.sources.examples import Holds, example_chunks, holds_of
+from data_prep.sources.chunk import Chunk
+from data_prep.sources.examples import ExampleSource, example_chunks, holds_of
 from jaxgpt.errors import UserError
 
 
 @dataclass(frozen=True)
-class Tfds:
+class Tfds(ExampleSource):
     """name: as `tfds.builder` takes it, or the folder of a prepared data set; size: bytes as its own info says."""
-
-    spec: str
-    name: str
-    split: str
-    field: str
-    holds: Holds
-    size: int
-    n_examples: int
-    version: str
-
-    def fingerprint(self) -> list[dict[str, Any]]:
-        return [{"path": f"{self.name}:{self.split}", "version": self.version, "examples": self.n_examples}]
-
-    def unsplittable(self) -> list[tuple[int, int]]:
-        return [(0, self.size)]
 
     def chunks(self, begin: int, chunk_bytes: int) -> Iterator[Chunk]:
         examples = _examples(_builder(self.spec, self.name), self.split)
         return example_chunks(examples, self.spec, self.field, 0, self.size, self.n_examples, chunk_bytes)
-
-    def read(self, chunk: Chunk) -> Iterator[Item]:
-        yield from chunk.data
 
 
 def open_tfds(spec: str, target: str, field: str) -> Tfds:
@@ -62,7 +44,8 @@ def _builder(spec: str, name: str) -> Any:
     try:
         builder = tfds.builder_from_directory(name) if Path(name).is_dir() else tfds.builder(name)
     except Exception as error:  # the library raises several kinds, of its own and of its back ends
-        raise UserError(f"--source {spec}: {' '.join(str(error).split())[:300]}; check the name") from None
+        reason = " ".join(str(error).split()).split(" Available datasets")[0]
+        raise UserError(f"--source {spec}: {reason[:300]}; check the name") from None
     if not builder.info.splits:
         raise UserError(
             f"--source {spec} is not prepared in {builder.data_dir}; run `tfds build` or `download_and_prepare` first"
