@@ -1,6 +1,5 @@
 """A chunk of a source to token ids: read, clean, split, encode. What workers do; a pure function of the chunk."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from data_prep.clean import Cleaner, Cleaning
 from data_prep.dedupe import is_duplicate, load_duplicates
@@ -94,8 +94,7 @@ def split_of(content: bytes, fractions: tuple[tuple[str, float], ...], seed: int
 
     Equal items fall into the same split, so no validation item is also trained on.
     """
-    digest = hashlib.blake2b(content, digest_size=8, key=seed.to_bytes(8, "little")).digest()
-    at = int.from_bytes(digest, "little") / 2**64
+    at = xxhash.xxh3_64_intdigest(content, seed) / 2**64
     for split, fraction in fractions:
         if at < fraction:
             return split
