@@ -9,7 +9,7 @@ This is the only module that knows bytes. It needs numpy and google-crc32c, no T
 Source: TensorFlow's `record_writer.h` (framing, CRC mask); `example.proto` and the protobuf encoding guide.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -251,11 +251,3 @@ class Shard:
         first, last = start // self.format.row_length, -(-stop // self.format.row_length)
         tokens = self.read(np.arange(first, last))["tokens"].reshape(-1)
         return tokens[start - first * self.format.row_length :][: stop - start]
-
-    def verify(self) -> Iterator[int]:
-        """Reads and checks every row; yields how many are done. Raises UserError at the first damaged one."""
-        batch = max(_BYTES_PER_WRITE // self.format.dtype.itemsize, 1)
-        for start in range(0, len(self), batch):
-            stop = min(start + batch, len(self))
-            self.read(np.arange(start, stop))
-            yield stop
