@@ -20,7 +20,8 @@ from jaxgpt.data.atomic import replacing, write_text
 from jaxgpt.data.records import ShardWriter
 
 BUILD = ".build"  # in the output folder while it is not finished
-FINISHED = "*-of-*.json"  # there, for each shard that is whole
+# There, what a later call goes on from: shards, the list of duplicates, Reddit sorted by submission.
+FINISHED = ("*-of-*.json", "duplicates.npy", "*/partition.json")
 _CHUNK_BYTES = (16, 1 << 19)
 
 

@@ -52,9 +52,9 @@ def make(options: Options, output: Path, processes: int, write: Writer | None = 
                 options, output, sources, kind, tokenizer, processes, write or local_writer(processes)
             )
         except UserError:
-            # Mostly the input has to change, and then nothing here is of use. Finished shards stay all the same: it may
-            # be a bucket that could not be reached, and they are hours of work.
-            if not any((output / BUILD).glob(FINISHED)):
+            # Mostly the input has to change, and then nothing here is of use. What is finished stays all the same: it
+            # may be a bucket that could not be reached, and that is hours of work.
+            if not any(any((output / BUILD).glob(pattern)) for pattern in FINISHED):
                 shutil.rmtree(output)
             raise
     manifest = Manifest(

@@ -260,7 +260,7 @@ class ChunkEncoder:
 
 
 def bytes_and_words(texts: Sequence[str]) -> tuple[int, int]:
-    """Bytes in UTF-8, and words between white space, of all texts: the same as `str.split`, at ten times its speed."""
+    """Bytes in UTF-8, and words between white space, of all texts: the same words as `str.split`, in half its time."""
     ascii_texts = [text for text in texts if text.isascii()]
     others = [text for text in texts if not text.isascii()]
     n_bytes = sum(map(len, ascii_texts)) + sum(len(text.encode()) for text in others)

@@ -5,10 +5,14 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from bucket_server import Bucket
 
 # Before anything imports jax: tests of one device use jax.devices()[:1].
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -53,3 +57,12 @@ def tags_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 @pytest.fixture(scope="session")
 def sep_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     return _tiny(tmp_path_factory.mktemp("sep"), "sep", 50258, token_types=True)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator["Bucket"]:
+    """A bucket on loopback; see bucket_server.py."""
+    from bucket_server import bucket_server
+
+    with bucket_server() as bucket:
+        yield bucket

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from bucket_server import BUCKET, bucket_server, content_of, write_random_pages
+from bucket_server import BUCKET, content_of, write_random_pages
 
 from jaxgpt.data import cache
 from jaxgpt.data.cache import cache_folder, local_pages, page_folder
@@ -21,12 +21,6 @@ from jaxgpt.errors import UserError
 URL = f"gs://{BUCKET}/corpora/mine"
 BOTH = ("train", "valid")
 FIRST, BIG, VALID = "pages-00000.tfrecord", "pages-00001.tfrecord", "pages-00002.tfrecord"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with bucket_server() as bucket:
-        yield bucket
 
 
 @pytest.fixture(scope="module")

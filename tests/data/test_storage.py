@@ -9,7 +9,7 @@ import time
 import google_crc32c
 import numpy as np
 import pytest
-from bucket_server import BUCKET, bucket_server
+from bucket_server import BUCKET
 
 from jaxgpt.data import storage
 from jaxgpt.data.storage import find, find_below, locations, open_binary
@@ -23,12 +23,6 @@ SMALL = {
     "a/b/three.txt": b"333",
     "ab/five.jsonl": b"55555",
 }
-
-
-@pytest.fixture(scope="module")
-def server():
-    with bucket_server() as bucket:
-        yield bucket
 
 
 @pytest.fixture

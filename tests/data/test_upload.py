@@ -5,7 +5,7 @@ import shutil
 from dataclasses import asdict
 
 import pytest
-from bucket_server import BUCKET, bucket_server, content_of, write_random_pages
+from bucket_server import BUCKET, content_of, write_random_pages
 
 from jaxgpt.data import storage
 from jaxgpt.data.upload import UploadReport, upload
@@ -13,12 +13,6 @@ from jaxgpt.errors import UserError
 
 URL = f"gs://{BUCKET}/corpora/mine"
 BIG, SMALL = "pages-00001.tfrecord", "pages-00000.tfrecord"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with bucket_server() as bucket:
-        yield bucket
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bucket_server import BUCKET, bucket_server, content_of
+from bucket_server import BUCKET, content_of
 from test_make_tfrecords_failures import GOOD, large_talks
 
 from data_prep import make_tfrecords
@@ -17,12 +17,6 @@ from jaxgpt import command
 
 ROOT = Path(__file__).parents[2]
 URL = f"gs://{BUCKET}/corpora/mine"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with bucket_server() as bucket:
-        yield bucket
 
 
 @pytest.fixture
