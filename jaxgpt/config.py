@@ -33,7 +33,7 @@ def _probability(section: str, **values: float) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape and arithmetic of a GPT-2; the defaults are GPT-2 small (124M).
+    """Shape and arithmetic of a GPT-2, plain or ALBERT-style; the defaults are GPT-2 small (124M).
 
     Args:
         vocab_size: token ids; must be the vocabulary of the data (its manifest says which)
@@ -49,8 +49,20 @@ class ModelConfig:
         layer_norm_epsilon: added to the variance
         initializer_range: standard deviation of new weights; projections into the residual stream get
             initializer_range / sqrt(2 * n_layer)
+        scale_attn_weights: divide attention scores by the root of the head size
+        scale_attn_by_inverse_layer_idx: divide them by the layer's number, counted from 1, as well
+        tie_word_embeddings: the table of the logits is the embedding table
+        embed_dim: width of the embedding tables, ALBERT's factorisation: a dense layer leads from there to n_embd and
+            another back before the logits; null means tables of n_embd and no such layers
+        share: which parts of a block the layers have in common (attention and mlp each with the LayerNorm before it)
+        n_groups: layers are cut into so many equal runs, and what is shared is shared within each
         use_token_types: add the embedding of the speaker's role (token ids 0 and 1, as Hugging Face's token types)
+        use_role_table: add the speaker's role from a table of its own instead
         dtype: of the matrix products; parameters, softmax, norms and loss stay float32
+        scan_layers: run the layers as a loop over stacked parameters: quicker to compile, slower to run. The same
+            numbers; checkpoints of either kind load into the other
+        remat: what the backward pass computes again instead of keeping it: none, everything but the results of matrix
+            products (dots_saveable), or of those without a batch dimension (dots_with_no_batch_dims_saveable), or full
     """
 
     vocab_size: int = 50257
@@ -59,14 +71,23 @@ class ModelConfig:
     n_layer: int = 12
     n_head: int = 12
     n_inner: int | None = None
-    activation_function: Literal["gelu_new", "gelu", "relu"] = "gelu_new"
+    activation_function: Literal["gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu", "tanh"] = "gelu_new"
     resid_pdrop: float = 0.1
     embd_pdrop: float = 0.1
     attn_pdrop: float = 0.1
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    tie_word_embeddings: bool = True
+    embed_dim: int | None = None
+    share: Literal["none", "all", "attention", "mlp"] = "none"
+    n_groups: int = 1
     use_token_types: bool = False
+    use_role_table: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
+    scan_layers: bool = False
+    remat: Literal["none", "full", "dots_saveable", "dots_with_no_batch_dims_saveable"] = "none"
 
     def __post_init__(self) -> None:
         _positive(
@@ -77,6 +98,8 @@ class ModelConfig:
             n_layer=self.n_layer,
             n_head=self.n_head,
             n_inner=self.mlp_width,
+            embed_dim=self.table_width,
+            n_groups=self.n_groups,
             layer_norm_epsilon=self.layer_norm_epsilon,
             initializer_range=self.initializer_range,
         )
@@ -87,21 +110,60 @@ class ModelConfig:
             f"model.n_embd {self.n_embd} is not divisible by model.n_head {self.n_head}; "
             f"try n_embd {nearest} or {nearest + self.n_head}",
         )
+        _require(
+            self.table_width <= self.n_embd,
+            f"model.embed_dim {self.embed_dim} is more than model.n_embd {self.n_embd}; a factorised embedding is "
+            "narrower than the model: lower it, or leave it out",
+        )
+        _require(
+            self.n_layer % self.n_groups == 0,
+            f"model.n_layer {self.n_layer} is not divisible by model.n_groups {self.n_groups}; groups are of one size",
+        )
+        _require(
+            self.n_groups == 1 or self.share != "none",
+            f"model.n_groups is {self.n_groups}, but model.share is none; say what the layers of a group share",
+        )
+        _require(
+            not (self.use_token_types and self.use_role_table),
+            "model.use_token_types and model.use_role_table both add the speaker's role; choose one of them",
+        )
 
     @property
     def mlp_width(self) -> int:
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
 
     @property
+    def factorised(self) -> bool:
+        return self.embed_dim is not None
+
+    @property
+    def table_width(self) -> int:
+        """Columns of the embedding tables, and of the hidden states that meet the logits' table."""
+        return self.n_embd if self.embed_dim is None else self.embed_dim
+
+    @property
     def padded_vocab_size(self) -> int:
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
+    def shares(self, part: Literal["attention", "mlp"]) -> bool:
+        """Whether the layers of a group have this part of the block in common."""
+        return self.share in ("all", part)
+
     @property
     def n_params(self) -> int:
-        """Parameters, tied table counted once, padding rows not counted."""
-        d, f = self.n_embd, self.mlp_width
-        block = (d * 3 * d + 3 * d) + (d * d + d) + (d * f + f) + (f * d + d) + 4 * d
-        return (self.vocab_size + self.n_positions) * d + self.n_layer * block + 2 * d
+        """Parameters, each shared one counted once, padding rows not counted."""
+        d, e, f = self.n_embd, self.table_width, self.mlp_width
+        rows = (
+            self.vocab_size * (1 if self.tie_word_embeddings else 2)
+            + self.n_positions
+            + (2 if self.use_role_table else 0)
+        )
+        between = (e * d + d) + (d * e + e) if self.factorised else 0
+        attention = 2 * d + (d * 3 * d + 3 * d) + (d * d + d)
+        mlp = 2 * d + (d * f + f) + (f * d + d)
+        attention *= self.n_groups if self.shares("attention") else self.n_layer
+        mlp *= self.n_groups if self.shares("mlp") else self.n_layer
+        return rows * e + between + attention + mlp + 2 * d
 
 
 @dataclass(frozen=True)
@@ -265,6 +327,8 @@ class Config:
     Args:
         output: the run's folder; an existing run there is continued
         seed: decides initial weights, data order and dropout
+        init_from: start with the parameters of this model: a run, an import, a Hugging Face folder or hub name, or a file
+            of weights; null starts with random ones
         data: the pages to train on
         model: shape and arithmetic
         optimizer: AdamW and its schedule
@@ -276,6 +340,7 @@ class Config:
 
     output: str
     seed: int = 42
+    init_from: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

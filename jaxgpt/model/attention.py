@@ -1,6 +1,6 @@
-"""Causal self-attention over packed sequences.
+"""Causal self-attention over packed sequences, and over a cache of keys and values.
 
-Dimensions: B batch, T query position, S key position, H heads, K head size.
+Dimensions: B batch, T query position, S key position or slot of the cache, H heads, K head size.
 """
 
 import jax
@@ -16,16 +16,17 @@ def attend(
     segments_BT: jax.Array | None = None,
     dropout_rate: float = 0.0,
     dropout_keys_B: jax.Array | None = None,
+    scale: jax.Array | float | None = None,
 ) -> jax.Array:
     """Each position's average of the values it may see: those at or before it, in its own segment -> (B, T, H, K).
 
     Scores and softmax are float32 whatever the inputs are; the result has the dtype of `v_BSHK`.
     segments_BT: int, equal numbers may see each other; None means one segment per row.
+    scale: of the scores; None means 1 / sqrt(K).
     Source: Vaswani et al. 2017, section 3.2.1.
     """
-    head_size = q_BTHK.shape[-1]
     scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32)
-    scores_BHTS *= head_size**-0.5
+    scores_BHTS *= q_BTHK.shape[-1] ** -0.5 if scale is None else scale
     n_query, n_key = scores_BHTS.shape[-2:]
     visible = jnp.tril(jnp.ones((n_query, n_key), bool))[None, None]
     if segments_BT is not None:
@@ -35,3 +36,25 @@ def attend(
     probs_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BSHK.dtype)
     probs_BHTS = dropout(probs_BHTS, dropout_rate, dropout_keys_B)
     return jnp.einsum("BHTS,BSHK->BTHK", probs_BHTS, v_BSHK)
+
+
+def attend_cached(
+    q_BTHK: jax.Array,
+    k_BHSK: jax.Array,
+    v_BHSK: jax.Array,
+    at: jax.Array,
+    starts_B: jax.Array,
+    scale: jax.Array | float,
+) -> jax.Array:
+    """The same for queries that stand in the slots `at`, `at` + 1, … of a cache -> (B, T, H, K).
+
+    A query sees the slots of its row from starts_B up to its own; what other slots hold does not matter.
+    """
+    scores_BHTS = jnp.einsum("BTHK,BHSK->BHTS", q_BTHK, k_BHSK, preferred_element_type=jnp.float32) * scale
+    slots_S = jnp.arange(k_BHSK.shape[2])
+    own_T = at + jnp.arange(q_BTHK.shape[1])
+    visible_BTS = (slots_S <= own_T[:, None]) & (slots_S >= starts_B[:, None, None])
+    # Queries of padding before starts_B see nothing: their row is uniform, finite, and read by nobody.
+    scores_BHTS = jnp.where(visible_BTS[:, None], scores_BHTS, jnp.finfo(jnp.float32).min)
+    probs_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BHSK.dtype)
+    return jnp.einsum("BHTS,BHSK->BTHK", probs_BHTS, v_BHSK)

@@ -1,14 +1,17 @@
-"""Parameters to and from a stock Hugging Face GPT-2 folder: nothing is transposed, only padding rows come and go."""
+"""Parameters to and from Hugging Face's names: nothing is transposed, only padding rows come and go."""
 
 import json
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model.gpt2 import Params
+from jaxgpt.model.stack import Params, stacked, unrolled
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _PREFIX = "transformer."
@@ -25,47 +28,66 @@ _SAME_NAME = (
     "attn_pdrop",
     "layer_norm_epsilon",
     "initializer_range",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "tie_word_embeddings",
 )
+_TABLES = ("wte.weight", "lm_head.weight")  # their rows are padded inside
 
 
 def to_hf_tensors(params: Params, cfg: ModelConfig) -> dict[str, np.ndarray]:
-    """Hugging Face name -> float32 array. The table's padding rows are cut off; lm_head is tied and not stored."""
+    """Hugging Face's name -> float32 array, by the unrolled names. The tables' padding rows are cut off.
+
+    What is not GPT-2's keeps the name that it has here (`transformer.embed_in.weight`); fold.py makes stock models.
+    """
     tensors = {}
-
-    def visit(node: Any, path: tuple[str, ...]) -> None:
-        if isinstance(node, dict):
-            for name, child in node.items():
-                visit(child, (*path, name))
-        else:
-            tensors[_PREFIX + ".".join(path)] = np.asarray(node)
-
-    visit(params, ())
-    table = f"{_PREFIX}wte.weight"
-    tensors[table] = np.ascontiguousarray(tensors[table][: cfg.vocab_size])
+    for path, leaf in _leaves(unrolled(cfg, params)):
+        tensor = np.asarray(leaf)
+        tensors[_hf_name(path)] = np.ascontiguousarray(tensor[: cfg.vocab_size]) if path in _TABLES else tensor
     return tensors
 
 
-def from_hf_tensors(tensors: dict[str, np.ndarray], cfg: ModelConfig, like: Params) -> Params:
-    """The parameters in the tree of `like` (arrays or shapes); UserError names what is missing or of a wrong shape."""
-    table = f"{_PREFIX}wte.weight"
+def from_hf_tensors(tensors: Mapping[str, np.ndarray], cfg: ModelConfig, like: Params) -> Params:
+    """The parameters in the tree and layout of `like` (arrays or shapes), float32; each tensor is read once.
+
+    UserError names a tensor that is missing or of a wrong shape.
+    """
     padding = cfg.padded_vocab_size - cfg.vocab_size
-
-    def visit(node: Any, path: tuple[str, ...]) -> Any:
-        if isinstance(node, dict):
-            return {name: visit(child, (*path, name)) for name, child in node.items()}
-        name = _PREFIX + ".".join(path)
+    shapes = jax.eval_shape(partial(unrolled, cfg), like)
+    params: Params = {}
+    for path, leaf in _leaves(shapes):
+        name = _hf_name(path)
         if name not in tensors:
-            raise UserError(f"{WEIGHTS} has no tensor {name}; it is not a whole GPT-2 of this config.json")
-        expected = (cfg.vocab_size, cfg.n_embd) if name == table else node.shape
-        if tensors[name].shape != expected:
-            raise UserError(
-                f"{WEIGHTS}: {name} has shape {tensors[name].shape}, config.json makes it {expected}; "
-                "one of the two files belongs to another model"
-            )
+            raise UserError(f"the weights have no tensor {name}; they are not those of this configuration")
+        expected = (cfg.vocab_size, cfg.table_width) if path in _TABLES else leaf.shape
         tensor = np.asarray(tensors[name], np.float32)
-        return np.pad(tensor, ((0, padding), (0, 0))) if name == table else tensor
+        if tensor.shape != expected:
+            raise UserError(
+                f"the weights' tensor {name} has shape {tensor.shape}, the configuration makes it {expected}; "
+                "one of the two belongs to another model"
+            )
+        _put(params, path, np.pad(tensor, ((0, padding), (0, 0))) if path in _TABLES and padding else tensor)
+    return stacked(cfg, params) if cfg.scan_layers else params
 
-    return visit(like, ())
+
+def _hf_name(path: str) -> str:
+    return path if path.startswith("lm_head.") else _PREFIX + path
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each leaf with its path joined by dots."""
+    if not isinstance(node, dict):
+        yield path, node
+        return
+    for name, child in node.items():
+        yield from _leaves(child, f"{path}.{name}" if path else name)
+
+
+def _put(tree: Params, path: str, leaf: np.ndarray) -> None:
+    *parents, name = path.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[name] = leaf
 
 
 def to_hf_config(
@@ -78,7 +100,6 @@ def to_hf_config(
         **{name: getattr(cfg, name) for name in _SAME_NAME},
         "bos_token_id": eos_token_id,
         "eos_token_id": eos_token_id,
-        "tie_word_embeddings": True,
         "dtype": "float32",
         # Ours; transformers keeps fields that it does not know.
         "use_token_types": cfg.use_token_types,

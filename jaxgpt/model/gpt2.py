@@ -1,13 +1,14 @@
-"""GPT-2 in Flax, with GPT-2's own parameter names and shapes.
+"""GPT-2 in Flax, with GPT-2's own parameter names and shapes, and ALBERT's two ways to make it smaller.
 
 A parameter's path joined by dots is its name in Hugging Face's `GPT2Model` (`h.0.attn.c_attn.weight`), and its array is
-the same array: Conv1D stores (in, out), as here.
+the same array: Conv1D stores (in, out), as here. ALBERT-style, the tables are narrower than the model (`embed_in` and
+`embed_out` lie between them) and layers share parameters (see stack.py).
 
-Dimensions: B batch, T position, D n_embd, H heads, K head size, F mlp, V vocabulary (padded), L layers.
-Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", and the code released with it.
+Dimensions: B batch, T position, D n_embd, E width of the tables (D, or embed_dim), V vocabulary (padded).
+Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", and the code released with it;
+Lan et al. 2020, "ALBERT", section 3.1; the layout of both at once follows the ALGPT-2 write-up.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -16,124 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.model.attention import attend
+from jaxgpt.model.block import Chunk, LayerCache
 from jaxgpt.model.dropout import dropout, site_keys
+from jaxgpt.model.layers import Embedding, LayerNorm, Linear
+from jaxgpt.model.stack import Params, init_blocks, run_blocks, run_blocks_cached
 
-Params = dict[str, Any]
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu_new": partial(jax.nn.gelu, approximate=True),
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "relu": jax.nn.relu,
-}
-
-
-def _normal(std: float) -> Callable[..., jax.Array]:
-    return nn.initializers.normal(std)
-
-
-class Linear(nn.Module):
-    """x (…, in) -> (…, features) in `dtype`; parameters `weight` (in, features) and `bias` are float32."""
-
-    features: int
-    std: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        weight = self.param("weight", _normal(self.std), (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x @ weight.astype(self.dtype) + bias.astype(self.dtype)
-
-
-class LayerNorm(nn.Module):
-    """x (…, D) scaled to mean 0 and variance 1 over D in float32, times `weight`, plus `bias` -> `dtype`."""
-
-    epsilon: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        centred = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + self.epsilon) * weight + bias).astype(self.dtype)
-
-
-class Embedding(nn.Module):
-    """ids -> rows of a float32 table `weight` (rows, D), in `dtype`. Rows from `used_rows` on start at zero.
-
-    Ids are not checked under jit; records.py refuses bad ones when shards are written and when they are read.
-    """
-
-    rows: int
-    used_rows: int
-    features: int
-    std: float
-    dtype: Any
-
-    def setup(self) -> None:
-        def init(key: jax.Array) -> jax.Array:
-            used = _normal(self.std)(key, (self.used_rows, self.features))
-            return jnp.pad(used, ((0, self.rows - self.used_rows), (0, 0)))
-
-        self.weight = self.param("weight", init)
-
-    def __call__(self, ids: jax.Array) -> jax.Array:
-        return self.weight[ids].astype(self.dtype)
-
-
-class Attention(nn.Module):
-    cfg: ModelConfig
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, segments_BT: jax.Array | None, keys_B: jax.Array | None) -> jax.Array:
-        cfg = self.cfg
-        std, dtype = cfg.initializer_range, jnp.dtype(cfg.dtype)
-        qkv = Linear(3 * cfg.n_embd, std, dtype, name="c_attn")(x_BTD)
-        q_BTHK, k_BTHK, v_BTHK = (part.reshape(*part.shape[:-1], cfg.n_head, -1) for part in jnp.split(qkv, 3, axis=-1))
-        out_BTHK = attend(q_BTHK, k_BTHK, v_BTHK, segments_BT, cfg.attn_pdrop, site_keys(keys_B, 0))
-        out_BTD = out_BTHK.reshape(x_BTD.shape)
-        out_BTD = Linear(cfg.n_embd, std / (2 * cfg.n_layer) ** 0.5, dtype, name="c_proj")(out_BTD)
-        return dropout(out_BTD, cfg.resid_pdrop, site_keys(keys_B, 1))
-
-
-class MLP(nn.Module):
-    cfg: ModelConfig
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
-        cfg = self.cfg
-        std, dtype = cfg.initializer_range, jnp.dtype(cfg.dtype)
-        hidden_BTF = ACTIVATIONS[cfg.activation_function](Linear(cfg.mlp_width, std, dtype, name="c_fc")(x_BTD))
-        out_BTD = Linear(cfg.n_embd, std / (2 * cfg.n_layer) ** 0.5, dtype, name="c_proj")(hidden_BTF)
-        return dropout(out_BTD, cfg.resid_pdrop, site_keys(keys_B, 2))
-
-
-class Block(nn.Module):
-    cfg: ModelConfig
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, segments_BT: jax.Array | None, keys_B: jax.Array | None) -> jax.Array:
-        cfg = self.cfg
-        norm = partial(LayerNorm, cfg.layer_norm_epsilon, jnp.dtype(cfg.dtype))
-        x_BTD += Attention(cfg, name="attn")(norm(name="ln_1")(x_BTD), segments_BT, keys_B)
-        return x_BTD + MLP(cfg, name="mlp")(norm(name="ln_2")(x_BTD), keys_B)
-
-
-class Blocks(nn.Module):
-    """The stack of blocks, named 0, 1, … as in GPT-2's checkpoints."""
-
-    cfg: ModelConfig
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, segments_BT: jax.Array | None, keys_B: jax.Array | None) -> jax.Array:
-        for layer in range(self.cfg.n_layer):
-            # Site 0 is the embedding's; each block draws from its own.
-            x_BTD = Block(self.cfg, name=str(layer))(x_BTD, segments_BT, site_keys(keys_B, layer + 1))
-        return x_BTD
+N_ROLES = 2
 
 
 class GPT2(nn.Module):
@@ -142,7 +31,7 @@ class GPT2(nn.Module):
     input_ids_BT: int, in [0, vocab_size)
     positions_BT: int, in [0, n_positions); None counts from 0 in every row
     segments_BT: int, positions of different segments do not see each other; None means one segment
-    roles_BT: int, the speaker of each token, used where cfg.use_token_types is set
+    roles_BT: int, the speaker of each token, used where cfg.use_token_types or cfg.use_role_table is set
     dropout_keys_B: one key per row; None turns dropout off
     """
 
@@ -150,11 +39,30 @@ class GPT2(nn.Module):
 
     def setup(self) -> None:
         cfg = self.cfg
-        dtype = jnp.dtype(cfg.dtype)
-        self.wte = Embedding(cfg.padded_vocab_size, cfg.vocab_size, cfg.n_embd, cfg.initializer_range, dtype)
-        self.wpe = Embedding(cfg.n_positions, cfg.n_positions, cfg.n_embd, cfg.initializer_range, dtype)
-        self.h = Blocks(cfg)
+        dtype, std, width = jnp.dtype(cfg.dtype), cfg.initializer_range, cfg.table_width
+        self.wte = Embedding(cfg.padded_vocab_size, cfg.vocab_size, width, std, dtype)
+        self.wpe = Embedding(cfg.n_positions, cfg.n_positions, width, std, dtype)
+        if cfg.use_role_table:
+            self.wre = Embedding(N_ROLES, N_ROLES, width, std, dtype)
+        if cfg.factorised:
+            self.embed_in = Linear(cfg.n_embd, std, dtype)
+            self.embed_out = Linear(width, std, dtype)
+        self.h = self.param("h", init_blocks, cfg)
         self.ln_f = LayerNorm(cfg.layer_norm_epsilon, dtype)
+        if not cfg.tie_word_embeddings:
+            self.lm_head = Embedding(cfg.padded_vocab_size, cfg.vocab_size, width, std, dtype)
+
+    def _embed(self, input_ids_BT: jax.Array, positions_BT: jax.Array, roles_BT: jax.Array | None) -> jax.Array:
+        x_BTE = self.wte(input_ids_BT) + self.wpe(positions_BT)
+        if self.cfg.use_token_types and roles_BT is not None:
+            x_BTE += self.wte(roles_BT)
+        if self.cfg.use_role_table and roles_BT is not None:
+            x_BTE += self.wre(roles_BT)
+        return self.embed_in(x_BTE) if self.cfg.factorised else x_BTE
+
+    def _last(self, x_BTD: jax.Array) -> jax.Array:
+        x_BTD = self.ln_f(x_BTD)
+        return self.embed_out(x_BTD) if self.cfg.factorised else x_BTD
 
     def hidden(
         self,
@@ -164,26 +72,48 @@ class GPT2(nn.Module):
         roles_BT: jax.Array | None = None,
         dropout_keys_B: jax.Array | None = None,
     ) -> jax.Array:
-        """-> (B, T, D) in cfg.dtype, after the last LayerNorm; times the table `wte` they are logits."""
+        """-> (B, T, E) in cfg.dtype, what the output table meets: times `output_table` it is the logits."""
         n_tokens = input_ids_BT.shape[1]
         assert n_tokens <= self.cfg.n_positions, f"{n_tokens} tokens, {self.cfg.n_positions} positions"
         if positions_BT is None:
             positions_BT = jnp.arange(n_tokens)[None]
-        x_BTD = self.wte(input_ids_BT) + self.wpe(positions_BT)
-        if self.cfg.use_token_types and roles_BT is not None:
-            x_BTD += self.wte(roles_BT)
+        x_BTD = self._embed(input_ids_BT, positions_BT, roles_BT)
         x_BTD = dropout(x_BTD, self.cfg.embd_pdrop, site_keys(dropout_keys_B, 0))
-        return self.ln_f(self.h(x_BTD, segments_BT, dropout_keys_B))
+        return self._last(run_blocks(self.cfg, self.h, x_BTD, segments_BT, dropout_keys_B))
+
+    def extend(
+        self, input_ids_BT: jax.Array, roles_BT: jax.Array | None, caches: tuple[LayerCache, ...], chunk: Chunk
+    ) -> tuple[jax.Array, tuple[LayerCache, ...]]:
+        """The hidden states (B, T, E) of tokens that follow those in the caches, and the caches with them added.
+
+        A token's position is its slot's distance from its row's start; the unrolled layout only.
+        """
+        slots_T = chunk.at + jnp.arange(input_ids_BT.shape[1])
+        # Slots before a row's start and beyond the last position hold padding, which may have any position.
+        positions_BT = jnp.clip(slots_T - chunk.starts_B[:, None], 0, self.cfg.n_positions - 1)
+        x_BTD = self._embed(input_ids_BT, positions_BT, roles_BT)
+        x_BTD, caches = run_blocks_cached(self.cfg, self.h, x_BTD, caches, chunk)
+        return self._last(x_BTD), caches
 
     def __call__(self, input_ids_BT: jax.Array, **kwargs: jax.Array | None) -> jax.Array:
         """-> logits (B, T, vocab_size) float32, unnormalised; the padding rows of the table are cut off."""
-        hidden_BTD = self.hidden(input_ids_BT, **kwargs)
-        table_VD = self.wte.weight[: self.cfg.vocab_size].astype(hidden_BTD.dtype)
-        return jnp.einsum("BTD,VD->BTV", hidden_BTD, table_VD, preferred_element_type=jnp.float32)
+        hidden_BTE = self.hidden(input_ids_BT, **kwargs)
+        table = self.wte if self.cfg.tie_word_embeddings else self.lm_head
+        return to_logits(hidden_BTE, table.weight[: self.cfg.vocab_size])
+
+
+def to_logits(hidden: jax.Array, table_VE: jax.Array) -> jax.Array:
+    """Hidden states (…, E) -> logits (…, V) float32, of the table's rows."""
+    return jnp.einsum("...E,VE->...V", hidden, table_VE.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+
+def output_table(params: Params) -> jax.Array:
+    """The table (V padded, E) that turns hidden states into logits: the embedding's own, or one that is not tied."""
+    return cast(jax.Array, params["lm_head" if "lm_head" in params else "wte"]["weight"])
 
 
 def hidden_states(cfg: ModelConfig, params: Params, input_ids_BT: jax.Array, **inputs: Any) -> jax.Array:
-    """`GPT2.hidden` of these parameters -> (B, T, D)."""
+    """`GPT2.hidden` of these parameters -> (B, T, E)."""
     return cast(jax.Array, GPT2(cfg).apply({"params": params}, input_ids_BT, **inputs, method="hidden"))
 
 
@@ -192,7 +122,31 @@ def logits(cfg: ModelConfig, params: Params, input_ids_BT: jax.Array, **inputs: 
     return cast(jax.Array, GPT2(cfg).apply({"params": params}, input_ids_BT, **inputs))
 
 
+def extend(
+    cfg: ModelConfig,
+    params: Params,
+    input_ids_BT: jax.Array,
+    roles_BT: jax.Array | None,
+    caches: tuple[LayerCache, ...],
+    chunk: Chunk,
+) -> tuple[jax.Array, tuple[LayerCache, ...]]:
+    """`GPT2.extend` of these parameters."""
+    variables = {"params": params}
+    return cast(Any, GPT2(cfg).apply(variables, input_ids_BT, roles_BT, caches, chunk, method="extend"))
+
+
+def empty_caches(cfg: ModelConfig, rows: int, slots: int) -> tuple[LayerCache, ...]:
+    """Room for `slots` tokens in each of `rows` sequences, one cache per layer."""
+    shape = (rows, cfg.n_head, slots, cfg.n_embd // cfg.n_head)
+    return tuple(LayerCache(*(jnp.zeros(shape, cfg.dtype) for _ in range(2))) for _ in range(cfg.n_layer))
+
+
 def init_params(cfg: ModelConfig, seed: int) -> Params:
     """New float32 parameters; the same for the same seed and configuration."""
     ids = jnp.zeros((1, 1), jnp.int32)
-    return GPT2(cfg).init(jax.random.key(seed), ids)["params"]
+    return GPT2(cfg).init(jax.random.key(seed), ids, roles_BT=ids)["params"]
+
+
+def param_shapes(cfg: ModelConfig) -> Params:
+    """Shapes and dtypes of the parameters, without computing any."""
+    return jax.eval_shape(partial(init_params, cfg, 0))

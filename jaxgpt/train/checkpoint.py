@@ -2,20 +2,24 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from jaxgpt.config import CheckpointConfig
+from jaxgpt.config import CheckpointConfig, ModelConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model.gpt2 import Params
+from jaxgpt.model.stack import Params, in_layout_of
 from jaxgpt.train.step import TrainState
 
 FOLDER = "checkpoints"
+Tree = TypeVar("Tree")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Checkpoints:
     """The checkpoints of one run. Use as a context: leaving it waits until the last one is on the disk."""
 
     def __init__(self, run: Path, cfg: CheckpointConfig):
+        self._run = run
         # Orbax logs every failed write with a traceback per thread, and then raises it as well.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._manager = ocp.CheckpointManager(
@@ -82,15 +87,19 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of one checkpoint, placed as the shapes in `like` are."""
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(like.params),
-                optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
-            ),
-        )
-        return TrainState(restored.optimizer["step"], restored.params, restored.optimizer["opt_state"])
+        """The state of one checkpoint, placed and laid out as the shapes in `like` are."""
+
+        def read(like: TrainState) -> TrainState:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(like.params),
+                    optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
+                ),
+            )
+            return TrainState(restored.optimizer["step"], restored.params, restored.optimizer["opt_state"])
+
+        return _in_layout_of(like, read, saved_model_config(self._run, step))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -115,6 +124,11 @@ def read_run_state(run: Path, step: int) -> RunState:
     return RunState(**json.loads((run / FOLDER / str(step) / "run" / "metadata").read_text(encoding="utf-8")))
 
 
+def saved_model_config(run: Path, step: int) -> ModelConfig:
+    """The model as it was configured when this checkpoint was written."""
+    return ModelConfig(**read_run_state(run, step).config["model"])
+
+
 def best_step(run: Path) -> int:
     """The checkpoint with the lowest validation loss, or the newest where none was evaluated."""
     done = steps(run)
@@ -129,6 +143,25 @@ def best_step(run: Path) -> int:
 
 
 def restore_params(run: Path, step: int, like: Params) -> Params:
-    """The parameters of one checkpoint, placed as the shapes in `like` are."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore((run / FOLDER / str(step) / "params").absolute(), like)
+    """The parameters of one checkpoint, placed and laid out as the shapes in `like` are."""
+
+    def read(like: Params) -> Params:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore((run / FOLDER / str(step) / "params").absolute(), like)
+
+    return _in_layout_of(like, read, saved_model_config(run, step))
+
+
+def _in_layout_of(like: Tree, read: Callable[[Tree], Tree], saved: ModelConfig) -> Tree:
+    """What `read` gives, with layers stacked or not as in `like`, though the checkpoint has them the other way.
+
+    like: shapes, all of one sharding where the layouts differ.
+    """
+    stored = jax.eval_shape(partial(in_layout_of, saved), like)
+    if jax.tree.structure(stored) == jax.tree.structure(like):  # type: ignore[operator]
+        return read(like)
+    sharding = jax.tree.leaves(like)[0].sharding
+    wanted = replace(saved, scan_layers=not saved.scan_layers)
+    convert = jax.jit(partial(in_layout_of, wanted), out_shardings=sharding)
+    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored)
+    return convert(read(placed))

@@ -4,7 +4,7 @@ import jax
 import optax
 
 from jaxgpt.config import OptimizerConfig
-from jaxgpt.model.gpt2 import Params
+from jaxgpt.model.stack import Params
 
 
 def learning_rate_schedule(cfg: OptimizerConfig, max_steps: int) -> optax.Schedule:
@@ -25,7 +25,13 @@ def learning_rate_schedule(cfg: OptimizerConfig, max_steps: int) -> optax.Schedu
 
 def decay_mask(params: Params) -> Params:
     """True for matrices and embedding tables; biases and LayerNorms are not decayed."""
-    return jax.tree.map(lambda param: param.ndim >= 2, params)
+
+    # By name and not by dimensions: stacked over layers, a bias is a matrix, too.
+    def decays(path: tuple[jax.tree_util.DictKey, ...], param: jax.Array) -> bool:
+        names = [key.key for key in path]
+        return names[-1] == "weight" and not any(name.startswith("ln_") for name in names)
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def make_optimizer(cfg: OptimizerConfig, max_steps: int) -> optax.GradientTransformation:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.config import Config, ModelConfig
 from jaxgpt.errors import UserError
-from jaxgpt.model.gpt2 import Params
+from jaxgpt.model.stack import Params
 from jaxgpt.train.step import AXIS, Batch, Metrics, TrainState, eval_step, init_state, train_step
 
 

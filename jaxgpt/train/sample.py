@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.model.gpt2 import Params, logits
+from jaxgpt.model.gpt2 import logits
+from jaxgpt.model.stack import Params
 
 TEMPERATURE, TOP_P = 0.9, 0.9
 

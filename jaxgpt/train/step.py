@@ -1,6 +1,6 @@
 """The training and evaluation steps: pure functions of one replica, written for `parallel.py` to map.
 
-Dimensions: B sequences of this replica, T positions, N = B * T tokens, D n_embd.
+Dimensions: B sequences of this replica, T positions, N = B * T tokens, E width of the tables.
 """
 
 from typing import NamedTuple
@@ -11,8 +11,9 @@ import optax
 
 from jaxgpt.config import Config, ModelConfig
 from jaxgpt.model.dropout import row_keys
-from jaxgpt.model.gpt2 import Params, hidden_states, init_params
+from jaxgpt.model.gpt2 import hidden_states, init_params, output_table
 from jaxgpt.model.loss import token_nll, weighted_nll
+from jaxgpt.model.stack import Params
 from jaxgpt.train.optimizer import learning_rate_schedule, make_optimizer
 
 AXIS = "data"  # the mapped axis over which gradients and sums meet
@@ -36,7 +37,7 @@ def init_state(cfg: Config) -> TrainState:
 
 def _hidden_rows(model: ModelConfig, params: Params, batch: Batch, dropout_keys_B: jax.Array | None) -> jax.Array:
     """The last hidden states of a batch, one row per token."""
-    hidden_BTD = hidden_states(
+    hidden_BTE = hidden_states(
         model,
         params,
         batch["input_ids"],
@@ -45,7 +46,7 @@ def _hidden_rows(model: ModelConfig, params: Params, batch: Batch, dropout_keys_
         roles_BT=batch.get("roles"),
         dropout_keys_B=dropout_keys_B,
     )
-    return hidden_BTD.reshape(-1, model.n_embd)
+    return hidden_BTE.reshape(-1, model.table_width)
 
 
 def train_step(cfg: Config, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -59,8 +60,8 @@ def train_step(cfg: Config, state: TrainState, batch: Batch) -> tuple[TrainState
     def weighted_sum(params: Params, part: Batch) -> jax.Array:
         keys_B = row_keys(cfg.seed, state.step, part["rows"]) if dropping else None
         targets_N, weights_N = part["targets"].reshape(-1), part["weights"].reshape(-1)
-        hidden_ND = _hidden_rows(cfg.model, params, part, keys_B)
-        return weighted_nll(hidden_ND, params["wte"]["weight"], targets_N, weights_N, cfg.model.vocab_size)
+        hidden_NE = _hidden_rows(cfg.model, params, part, keys_B)
+        return weighted_nll(hidden_NE, output_table(params), targets_N, weights_N, cfg.model.vocab_size)
 
     def add_microbatch(sums: tuple[jax.Array, Params], part: Batch) -> tuple[tuple[jax.Array, Params], None]:
         return jax.tree.map(jnp.add, sums, jax.value_and_grad(weighted_sum)(state.params, part)), None
@@ -91,7 +92,7 @@ def train_step(cfg: Config, state: TrainState, batch: Batch) -> tuple[TrainState
 def eval_step(model: ModelConfig, params: Params, batch: Batch) -> Metrics:
     """Sums over all replicas: nll_sum (nats) and tokens, both over targets of weight above 0, each counted once."""
     counts = batch["weights"].reshape(-1) > 0
-    hidden_ND = _hidden_rows(model, params, batch, None)
-    nll_N = token_nll(hidden_ND, params["wte"]["weight"], batch["targets"].reshape(-1), model.vocab_size)
+    hidden_NE = _hidden_rows(model, params, batch, None)
+    nll_N = token_nll(hidden_NE, output_table(params), batch["targets"].reshape(-1), model.vocab_size)
     nll = jnp.where(counts, nll_N, 0.0)
     return jax.lax.psum({"nll_sum": nll.sum(), "tokens": counts.sum()}, AXIS)

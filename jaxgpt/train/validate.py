@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxgpt.data.loader import Pages, evaluation_batches, prefetch
-from jaxgpt.model.gpt2 import Params
+from jaxgpt.model.stack import Params
 from jaxgpt.train.parallel import Parallel
 from jaxgpt.train.step import Batch, Metrics
 

@@ -89,6 +89,7 @@ def test_sites_within_the_model_draw_different_masks(monkeypatch: pytest.MonkeyP
         return x
 
     monkeypatch.setattr("jaxgpt.model.gpt2.dropout", record)
+    monkeypatch.setattr("jaxgpt.model.block.dropout", record)
     monkeypatch.setattr("jaxgpt.model.attention.dropout", record)
     cfg = model_config(resid_pdrop=0.1, attn_pdrop=0.1, embd_pdrop=0.1)
     params = init_params(cfg, 0)

@@ -1,0 +1,79 @@
+"""The layers that GPT-2 is made of, with its parameter names: `weight` (in, out) and `bias`, float32.
+
+Flax's own call theirs `kernel`, `scale` and `embedding`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+_gelu_tanh = partial(jax.nn.gelu, approximate=True)
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def _normal(std: float) -> Callable[..., jax.Array]:
+    return nn.initializers.normal(std)
+
+
+class Linear(nn.Module):
+    """x (…, in) -> (…, features) in `dtype`; parameters `weight` (in, features) and `bias` are float32."""
+
+    features: int
+    std: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        weight = self.param("weight", _normal(self.std), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x @ weight.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """x (…, D) scaled to mean 0 and variance 1 over D in float32, times `weight`, plus `bias` -> `dtype`."""
+
+    epsilon: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        weight = self.param("weight", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return (centred * jax.lax.rsqrt(variance + self.epsilon) * weight + bias).astype(self.dtype)
+
+
+class Embedding(nn.Module):
+    """ids -> rows of a float32 table `weight` (rows, features), in `dtype`. Rows from `used_rows` on start at zero.
+
+    Ids are not checked under jit; records.py refuses bad ones when shards are written and when they are read.
+    """
+
+    rows: int
+    used_rows: int
+    features: int
+    std: float
+    dtype: Any
+
+    def setup(self) -> None:
+        def init(key: jax.Array) -> jax.Array:
+            used = _normal(self.std)(key, (self.used_rows, self.features))
+            return jnp.pad(used, ((0, self.rows - self.used_rows), (0, 0)))
+
+        self.weight = self.param("weight", init)
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return self.weight[ids].astype(self.dtype)
