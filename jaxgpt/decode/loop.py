@@ -1,0 +1,168 @@
+"""Decoding as one compiled loop over a cache of fixed size.
+
+All rows of a batch stand in the same slots: shorter prompts begin later (`starts_B`), so that each step writes one slot
+for all. The last known token is not in the cache yet: a step feeds it, draws the next and puts that behind it. So a
+state can be cut back to any length and go on, and text can leave while it is drawn, a few steps a call.
+
+Dimensions: B rows, S slots, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.config import ModelConfig
+from jaxgpt.decode.rules import Modes, Rules, choose, constrain, ended
+from jaxgpt.model.block import Chunk, LayerCache
+from jaxgpt.model.gpt2 import empty_caches, extend, output_table, to_logits
+from jaxgpt.model.stack import Params, unrolled
+
+# Lengths are rounded up to these, so that few shapes are compiled: the smallest, then steps of an eighth.
+_SMALLEST = 32
+
+
+class State(NamedTuple):
+    """A batch while it is decoded.
+
+    ids_BS, roles_BS: the tokens, in slots from starts_B to `at`. caches: hold the slots before at - 1. first: the slot of
+    the first drawn token. done_B: rows that are over. keys_B: one per row; the n-th draw folds n in.
+    """
+
+    ids_BS: jax.Array
+    roles_BS: jax.Array
+    caches: tuple[LayerCache, ...]
+    starts_B: jax.Array
+    at: jax.Array
+    first: jax.Array
+    done_B: jax.Array
+    keys_B: jax.Array
+
+
+def bucket(length: int) -> int:
+    """The length that is compiled for `length` tokens: at most an eighth more."""
+    step = max(_SMALLEST, 1 << max((length - 1).bit_length() - 3, 0))
+    return -(-length // step) * step
+
+
+def for_decoding(cfg: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
+    """The model as this module wants it: a tree per layer, matrices in cfg.dtype already."""
+    cfg = replace(cfg, scan_layers=False, remat="none")
+
+    def cast(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> jax.Array:
+        norm = any(str(key.key).startswith("ln_") for key in path)
+        return jnp.asarray(leaf, jnp.float32 if norm else cfg.dtype)
+
+    return cfg, jax.tree_util.tree_map_with_path(cast, unrolled(cfg, params))
+
+
+def begin(
+    cfg: ModelConfig,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    roles: Sequence[Sequence[int]] | None,
+    max_new: int,
+    seed: int,
+) -> State:
+    """A batch of prompts (each of at least one token) with room for `max_new` more, prompts in the cache.
+
+    cfg and params come from `for_decoding`. Row b draws from the seed's b-th key, whatever else is in the batch.
+    """
+    lengths = np.array([len(prompt) for prompt in prompts])
+    assert lengths.min() > 0 and lengths.max() + max_new <= cfg.n_positions, (lengths, max_new, cfg.n_positions)
+    width = bucket(int(lengths.max()))
+    state = empty_state(cfg, len(prompts), bucket(width + max_new), seed)
+    ids_BS, roles_BS = (np.zeros(state.ids_BS.shape, np.int32) for _ in range(2))
+    for row, prompt in enumerate(prompts):
+        ids_BS[row, width - len(prompt) : width] = prompt
+        if roles is not None:
+            roles_BS[row, width - len(prompt) : width] = roles[row]
+    state = state._replace(
+        ids_BS=jnp.asarray(ids_BS),
+        roles_BS=jnp.asarray(roles_BS),
+        starts_B=jnp.asarray(width - lengths, jnp.int32),
+        at=jnp.int32(width),
+        first=jnp.int32(width),
+    )
+    return fill(cfg, params, state, jnp.int32(0), width)
+
+
+def empty_state(cfg: ModelConfig, rows: int, slots: int, seed: int) -> State:
+    """No token yet."""
+    return State(
+        ids_BS=jnp.zeros((rows, slots), jnp.int32),
+        roles_BS=jnp.zeros((rows, slots), jnp.int32),
+        caches=empty_caches(cfg, rows, slots),
+        starts_B=jnp.zeros(rows, jnp.int32),
+        at=jnp.int32(0),
+        first=jnp.int32(0),
+        done_B=jnp.zeros(rows, bool),
+        keys_B=row_keys(seed, rows),
+    )
+
+
+def row_keys(seed: int, rows: int) -> jax.Array:
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(rows))
+
+
+@partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)
+def fill(cfg: ModelConfig, params: Params, state: State, at: jax.Array, length: int) -> State:
+    """The state with its slots from `at` on, `length` of them, computed into the cache.
+
+    Slots beyond the known tokens may be among them: what they hold is seen by nobody and is overwritten.
+    """
+    at = jnp.minimum(at, state.ids_BS.shape[1] - length)
+    ids, roles = (jax.lax.dynamic_slice_in_dim(x, at, length, axis=1) for x in (state.ids_BS, state.roles_BS))
+    _, caches = extend(cfg, params, ids, roles, state.caches, Chunk(at, state.starts_B))
+    return state._replace(caches=caches)
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
+def advance(
+    cfg: ModelConfig, modes: Modes, params: Params, rules: Rules, state: State, until: jax.Array, filler: jax.Array
+) -> State:
+    """Draws tokens until slot `until`, or until every row is over; rows that are get `filler`."""
+    table_VE = output_table(params)[: cfg.vocab_size]
+
+    def unfinished(state: State) -> jax.Array:
+        return (state.at < until) & ~state.done_B.all()
+
+    def step(state: State) -> State:
+        at = state.at
+        last_B1, role_B1 = (jax.lax.dynamic_slice_in_dim(x, at - 1, 1, axis=1) for x in (state.ids_BS, state.roles_BS))
+        hidden_B1E, caches = extend(cfg, params, last_B1, role_B1, state.caches, Chunk(at - 1, state.starts_B))
+        logits_BV = to_logits(hidden_B1E[:, 0], table_VE)
+        drawn = at - state.first
+        logits_BV = constrain(modes, rules, logits_BV, state.ids_BS, state.starts_B, at, drawn == 0)
+        keys_B = jax.vmap(jax.random.fold_in, (0, None))(state.keys_B, drawn)
+        new_B = jnp.where(state.done_B, filler, choose(modes, rules, logits_BV, keys_B))
+        ids_BS = jax.lax.dynamic_update_slice_in_dim(state.ids_BS, new_B[:, None], at, axis=1)
+        roles_B1 = jnp.broadcast_to(rules.role, (new_B.shape[0], 1))
+        return state._replace(
+            ids_BS=ids_BS,
+            roles_BS=jax.lax.dynamic_update_slice_in_dim(state.roles_BS, roles_B1, at, axis=1),
+            caches=caches,
+            at=at + 1,
+            done_B=state.done_B | ended(rules, new_B, ids_BS, at, drawn + 1),
+        )
+
+    return jax.lax.while_loop(unfinished, step, state)
+
+
+def drawn_ids(state: State, rules: Rules) -> list[list[int]]:
+    """Each row's drawn tokens, up to and with those that ended it."""
+    first, at = int(state.first), int(state.at)
+    rows = np.asarray(state.ids_BS)[:, first:at]
+    stops = [[int(token) for token in stop if token >= 0] for stop in np.asarray(rules.stops_NK)]
+    return [_until_over(row.tolist(), int(rules.eos_id), stops) for row in rows]
+
+
+def _until_over(row: list[int], eos_id: int, stops: list[list[int]]) -> list[int]:
+    for end in range(1, len(row) + 1):
+        if row[end - 1] == eos_id or any(len(stop) <= end and row[end - len(stop) : end] == stop for stop in stops):
+            return row[:end]
+    return row
