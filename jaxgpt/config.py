@@ -8,6 +8,7 @@ from typing import Literal
 
 from jaxgpt.errors import UserError
 
+RUN_FILE = "config.yaml"  # of a run's folder: its resolved configuration
 VOCAB_MULTIPLE = 128  # tables are padded to this many rows: matrix units work on tiles of 128
 
 
@@ -327,8 +328,8 @@ class Config:
     Args:
         output: the run's folder; an existing run there is continued
         seed: decides initial weights, data order and dropout
-        init_from: start with the parameters of this model: a run, an import, a Hugging Face folder or hub name, or a file
-            of weights; null starts with random ones
+        init_from: start with the parameters of this model: a run, an import, a Hugging Face folder or hub name, or a
+            file of weights; null starts with random ones
         data: the pages to train on
         model: shape and arithmetic
         optimizer: AdamW and its schedule

@@ -16,8 +16,8 @@ from jaxgpt.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from jaxgpt.evaluate.models import load_model
 from jaxgpt.train.loop import train
+from jaxgpt.train.models import load_model
 
 CONVERSATIONS = [
     ["hello there", "hi! how are you?", f"fine, I ate {n} apples\n\nand more", "ha, that is a lot — naïve 🤖"][

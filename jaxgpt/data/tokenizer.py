@@ -85,6 +85,12 @@ class Tokenizer:
         backend.add_special_tokens(list(tokens))
         return Tokenizer(self.name, backend)
 
+    def without(self, tokens: Sequence[str]) -> "Tokenizer":
+        """A copy that does not know these added tokens."""
+        settings, model = self.settings_and_model()
+        settings["added_tokens"] = [token for token in settings["added_tokens"] if token["content"] not in tokens]
+        return Tokenizer(self.name, tokenizers.Tokenizer.from_str(self.joined(settings, model)))
+
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))

@@ -11,8 +11,8 @@ import numpy as np
 from jaxgpt.data.loader import Pages
 from jaxgpt.data.manifest import check_fits, check_same_text_format
 from jaxgpt.errors import UserError
-from jaxgpt.evaluate.models import Model
 from jaxgpt.progress import progress_bar
+from jaxgpt.train.models import Model
 from jaxgpt.train.parallel import Parallel
 from jaxgpt.train.validate import split_loss
 

@@ -15,9 +15,10 @@ from jaxgpt.data.loader import Pages, prefetch, training_batches
 from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, check_fits
 from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import UserError
-from jaxgpt.train.checkpoint import Checkpoints, RunState
+from jaxgpt.train.checkpoint import Checkpoints, RunState, steps
+from jaxgpt.train.initial import find_initial, initial_state
 from jaxgpt.train.parallel import Parallel
-from jaxgpt.train.run import open_run
+from jaxgpt.train.run import is_import, open_run
 from jaxgpt.train.sample import sample
 from jaxgpt.train.signals import stop_on_signal
 from jaxgpt.train.step import Batch, TrainState
@@ -92,7 +93,14 @@ def train(cfg: Config) -> Outcome:
 
     Raises UserError before the first step where configuration, pages and devices do not fit each other.
     """
+    if is_import(Path(cfg.output)):
+        raise UserError(
+            f"{cfg.output} is an imported model, which has no optimizer to go on with; start a new run from it: "
+            f"--init_from {cfg.output} --output OTHER"
+        )
     trainer = Trainer(cfg)
+    new_run = not steps(Path(cfg.output))
+    initial = find_initial(cfg, cfg.init_from, trainer.tokenizer) if cfg.init_from and new_run else None
     before = open_run(cfg, trainer.data_hash)
     trainer.tokenizer.save(Path(cfg.output) / TOKENIZER_FOLDER)
     new = RunState(0, 0, asdict(cfg), trainer.data_hash, trainer.pages.manifest.dialogue_format)
@@ -108,6 +116,9 @@ def train(cfg: Config) -> Outcome:
                 if before.step < cfg.train.max_steps
                 else f"{cfg.output}: is at step {before.step} already; raise train.max_steps to go on"
             )
+        elif initial:
+            state = initial_state(cfg, initial, trainer.parallel.abstract_state(cfg))
+            telemetry.say("; ".join([f"{cfg.output}: starts from {cfg.init_from}", *initial.assumed]))
         else:
             state = trainer.parallel.init_state(cfg)
         run_state = replace(run_state, wandb_id=telemetry.wandb_id)

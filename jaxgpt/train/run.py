@@ -6,13 +6,11 @@ from typing import Any
 
 import yaml
 
-from jaxgpt.config import Config, ModelConfig
+from jaxgpt.config import RUN_FILE, Config, ModelConfig
 from jaxgpt.data.atomic import write_text
 from jaxgpt.errors import UserError
 from jaxgpt.train import checkpoint
-from jaxgpt.train.checkpoint import RunState
-
-CONFIG = "config.yaml"
+from jaxgpt.train.checkpoint import FOLDER, RunState
 
 # Of the model's fields, those that change the parameters' shapes or meaning.
 _SHAPE = (
@@ -24,43 +22,62 @@ _SHAPE = (
     "n_inner",
     "activation_function",
     "layer_norm_epsilon",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "tie_word_embeddings",
+    "embed_dim",
+    "share",
+    "n_groups",
     "use_token_types",
+    "use_role_table",
 )
 
 
 def open_run(cfg: Config, data_hash: str) -> RunState | None:
     """Prepares the run's folder; the newest checkpoint's state where there is one to go on from."""
     run = Path(cfg.output)
-    if not _is_run(run) and run.exists() and (not run.is_dir() or any(run.iterdir())):
+    if not is_run(run) and run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"output {run} already holds something that is no run; give a new folder")
     done = checkpoint.steps(run)
     before = checkpoint.read_run_state(run, done[-1]) if done else None
     if before:
         _check_continues(run, before, cfg, data_hash)
     run.mkdir(parents=True, exist_ok=True)
-    write_text(run / CONFIG, yaml.safe_dump(asdict(cfg), sort_keys=False))
+    write_text(run / RUN_FILE, yaml.safe_dump(asdict(cfg), sort_keys=False))
     return before
 
 
-def _is_run(run: Path) -> bool:
+def is_run(run: Path) -> bool:
     """Whether the folder has a config.yaml that is ours: many programs call their settings so."""
-    if not (run / CONFIG).is_file():
+    if not (run / RUN_FILE).is_file():
         return False
     try:
-        content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+        content = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         return False
-    return isinstance(content, dict) and set(content) == set(Config.__dataclass_fields__)
+    fields = set(Config.__dataclass_fields__)
+    # Runs from before there was init_from lack it.
+    return isinstance(content, dict) and fields - {"init_from"} <= set(content) <= fields
+
+
+def is_import(run: Path) -> bool:
+    """Whether the run is what `jaxgpt import` made: parameters of step 0, without an optimizer."""
+    return checkpoint.steps(run) == [0] and not (run / FOLDER / "0" / "optimizer").exists()
 
 
 def _check_continues(run: Path, before: RunState, cfg: Config, data_hash: str) -> None:
-    old, new = before.config["model"], asdict(cfg.model)
+    old, new = asdict(ModelConfig(**before.config["model"])), asdict(cfg.model)
     for name in _SHAPE:
         if old[name] != new[name]:
             raise UserError(
                 f"{run} was trained with model.{name} {old[name]}, now it is {new[name]}; "
                 "set it back, or give a new output folder"
             )
+    if before.config.get("init_from") != cfg.init_from:
+        raise UserError(
+            f"{run} began with init_from {before.config.get('init_from')}, now it is {cfg.init_from}; "
+            "set it back, or give a new output folder"
+        )
     if before.config["seed"] != cfg.seed:
         raise UserError(
             f"{run} was trained with seed {before.config['seed']}, now it is {cfg.seed}, which would change the order "
@@ -75,9 +92,9 @@ def _check_continues(run: Path, before: RunState, cfg: Config, data_hash: str) -
 
 def read_config(run: Path) -> dict[str, Any]:
     """The resolved configuration of an existing run."""
-    if not _is_run(run):
-        raise UserError(f"{run} is no run: it has no {CONFIG} of ours; give a folder that `jaxgpt train` made")
-    content: dict[str, Any] = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    if not is_run(run):
+        raise UserError(f"{run} is no run: it has no {RUN_FILE} of ours; give a folder that `jaxgpt train` made")
+    content: dict[str, Any] = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
     return content
 
 

@@ -20,9 +20,9 @@ from jaxgpt.data.loader import Pages
 from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.evaluate import perplexity as module
-from jaxgpt.evaluate.models import load_model
 from jaxgpt.evaluate.perplexity import Perplexity, perplexity
 from jaxgpt.evaluate.unigram import unigram_perplexity
+from jaxgpt.train.models import load_model
 
 
 def torch_nll(folder: Path, encoded: list, token_types: bool) -> tuple[float, int]:

@@ -7,14 +7,13 @@ import jax
 import numpy as np
 import pytest
 from hf import init_params, model_config, params_of, tensors_of, torch_model
-from safetensors.numpy import save_file
 from transformers import GPT2Config
 
 from jaxgpt.errors import UserError
-from jaxgpt.model.convert import from_hf_tensors, read_hf_config, read_hf_weights, to_hf_config, to_hf_tensors
+from jaxgpt.model.convert import from_hf_tensors, to_hf_tensors
+from jaxgpt.model.hf_config import read_hf_config, to_hf_config
 
 CFG = model_config()
-LIKE = jax.eval_shape(lambda: init_params(CFG, 0))
 
 
 def test_names_and_shapes_are_those_of_gpt2lmheadmodel() -> None:
@@ -27,7 +26,7 @@ def test_names_and_shapes_are_those_of_gpt2lmheadmodel() -> None:
 
 def test_round_trip_is_bitwise() -> None:
     params = init_params(CFG, 1)
-    jax.tree.map(np.testing.assert_array_equal, from_hf_tensors(to_hf_tensors(params, CFG), CFG, LIKE), params)
+    jax.tree.map(np.testing.assert_array_equal, from_hf_tensors(to_hf_tensors(params, CFG), CFG), params)
     tensors = tensors_of(torch_model())
     back = to_hf_tensors(params_of(torch_model(), CFG), CFG)
     assert back.keys() == tensors.keys()
@@ -42,7 +41,7 @@ def test_a_missing_tensor_is_named(name: str) -> None:
     tensors = tensors_of(torch_model())
     del tensors[name]
     with pytest.raises(UserError, match=f"no tensor {name};"):
-        from_hf_tensors(tensors, CFG, LIKE)
+        from_hf_tensors(tensors, CFG)
 
 
 @pytest.mark.parametrize(
@@ -57,14 +56,14 @@ def test_a_missing_tensor_is_named(name: str) -> None:
 def test_a_wrong_shape_is_named(name: str, shape: tuple[int, int]) -> None:
     tensors = tensors_of(torch_model()) | {name: np.zeros(shape, np.float32)}
     with pytest.raises(UserError, match=f"{name} has shape"):
-        from_hf_tensors(tensors, CFG, LIKE)
+        from_hf_tensors(tensors, CFG)
 
 
 @pytest.mark.parametrize("rows", [130, 132])
 def test_a_table_of_another_vocabulary_is_refused(rows: int) -> None:
     tensors = tensors_of(torch_model()) | {"transformer.wte.weight": np.zeros((rows, 30), np.float32)}
     with pytest.raises(UserError, match=r"wte\.weight"):
-        from_hf_tensors(tensors, CFG, LIKE)
+        from_hf_tensors(tensors, CFG)
 
 
 def test_config_is_read_by_transformers_and_comes_back(tmp_path: Path) -> None:
@@ -94,15 +93,3 @@ def test_config_errors_say_what_is_wrong(tmp_path: Path) -> None:
     path.write_text('{"model_type": "gpt2", "n_embd": 30, "n_head": 4}')
     with pytest.raises(UserError, match=r"n_embd 30 is not divisible by model\.n_head 4"):
         read_hf_config(tmp_path)
-
-
-def test_weights_file_is_read_bitwise_and_its_errors_say_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no model\.safetensors"):
-        read_hf_weights(tmp_path, CFG, LIKE)
-    params = init_params(CFG, 2)
-    path = tmp_path / "model.safetensors"
-    save_file(to_hf_tensors(params, CFG), path)
-    jax.tree.map(np.testing.assert_array_equal, read_hf_weights(tmp_path, CFG, LIKE), params)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="is damaged"):
-        read_hf_weights(tmp_path, CFG, LIKE)

@@ -28,7 +28,9 @@ def _small(step: int) -> TrainState:
 
 
 def _run_state(step: int, **changes) -> RunState:
-    return RunState(step=step, position=8 * step, config={"seed": 1, "model": {}}, data="abc", dialogue_format=None, **changes)
+    return RunState(
+        step=step, position=8 * step, config={"seed": 1, "model": {}}, data="abc", dialogue_format=None, **changes
+    )
 
 
 def _save(run: Path, cfg: CheckpointConfig, losses: dict[int, float | None]) -> None:

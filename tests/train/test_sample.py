@@ -1,32 +1,18 @@
-"""The plain sampler: its nucleus by hand, and what its samples may be."""
+"""The sample of a training run: what it may be."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import MODEL
 
 from jaxgpt.model.gpt2 import init_params, logits
-from jaxgpt.train.sample import nucleus, sample
+from jaxgpt.train.sample import sample
 
 
 @pytest.fixture(scope="module")
 def params():
     # Weights ten times as large: a new model's distribution would be all but uniform.
     return jax.tree.map(lambda x: 10 * x if x.ndim == 2 else x, jax.jit(init_params, static_argnums=0)(MODEL, 0))
-
-
-@pytest.mark.parametrize(
-    ("top_p", "kept"),
-    [(0.01, [2]), (0.39, [2]), (0.41, [2, 0]), (0.69, [2, 0]), (0.71, [2, 0, 4]), (0.95, [2, 0, 4, 1, 3])],
-)
-def test_nucleus_by_hand(top_p: float, kept: list[int]) -> None:
-    probs = np.array([0.3, 0.12, 0.4, 0.03, 0.15])  # sorted: 0.4, 0.7, 0.85, 0.97, 1.0
-    kept = kept if top_p != 0.95 else [2, 0, 4, 1]
-    scores = jnp.log(jnp.asarray(probs)) + 3.0
-    cut = np.asarray(nucleus(scores, top_p))
-    assert set(np.flatnonzero(np.isfinite(cut))) == set(kept)
-    np.testing.assert_array_equal(cut[kept], np.asarray(scores)[kept])
 
 
 def test_sample_is_decided_by_the_seed_and_lies_in_the_vocabulary(params) -> None:
