@@ -29,8 +29,8 @@ _SMALLEST = 32
 class State(NamedTuple):
     """A batch while it is decoded.
 
-    ids_BS, roles_BS: the tokens, in slots from starts_B to `at`. caches: hold the slots before at - 1. first: the slot of
-    the first drawn token. done_B: rows that are over. keys_B: one per row; the n-th draw folds n in.
+    ids_BS, roles_BS: the tokens, in slots from starts_B to `at`. caches: hold the slots before at - 1. first: the slot
+    of the first drawn token. done_B: rows that are over. keys_B: one per row; the n-th draw folds n in.
     """
 
     ids_BS: jax.Array
@@ -67,15 +67,18 @@ def begin(
     roles: Sequence[Sequence[int]] | None,
     max_new: int,
     seed: int,
+    first_row: int = 0,
 ) -> State:
     """A batch of prompts (each of at least one token) with room for `max_new` more, prompts in the cache.
 
-    cfg and params come from `for_decoding`. Row b draws from the seed's b-th key, whatever else is in the batch.
+    cfg and params come from `for_decoding`. Row b draws from the seed's key number first_row + b,
+    whatever else is in the batch.
     """
     lengths = np.array([len(prompt) for prompt in prompts])
-    assert lengths.min() > 0 and lengths.max() + max_new <= cfg.n_positions, (lengths, max_new, cfg.n_positions)
+    assert lengths.min() > 0, lengths
+    assert lengths.max() + max_new <= cfg.n_positions, (lengths, max_new, cfg.n_positions)
     width = bucket(int(lengths.max()))
-    state = empty_state(cfg, len(prompts), bucket(width + max_new), seed)
+    state = empty_state(cfg, len(prompts), bucket(width + max_new), seed, first_row)
     ids_BS, roles_BS = (np.zeros(state.ids_BS.shape, np.int32) for _ in range(2))
     for row, prompt in enumerate(prompts):
         ids_BS[row, width - len(prompt) : width] = prompt
@@ -91,7 +94,7 @@ def begin(
     return fill(cfg, params, state, jnp.int32(0), width)
 
 
-def empty_state(cfg: ModelConfig, rows: int, slots: int, seed: int) -> State:
+def empty_state(cfg: ModelConfig, rows: int, slots: int, seed: int, first_row: int = 0) -> State:
     """No token yet."""
     return State(
         ids_BS=jnp.zeros((rows, slots), jnp.int32),
@@ -101,12 +104,12 @@ def empty_state(cfg: ModelConfig, rows: int, slots: int, seed: int) -> State:
         at=jnp.int32(0),
         first=jnp.int32(0),
         done_B=jnp.zeros(rows, bool),
-        keys_B=row_keys(seed, rows),
+        keys_B=row_keys(seed, rows, first_row),
     )
 
 
-def row_keys(seed: int, rows: int) -> jax.Array:
-    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(rows))
+def row_keys(seed: int, rows: int, first_row: int = 0) -> jax.Array:
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(first_row + jnp.arange(rows))
 
 
 @partial(jax.jit, static_argnums=(0, 4), donate_argnums=2)

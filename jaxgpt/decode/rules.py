@@ -76,18 +76,18 @@ def make_rules(
         no_repeat_ngram_size=no_repeat_ngram_size,
     )
     rules = Rules(
-        temperature=np.float32(temperature or 1.0),
-        top_k=np.int32(min(top_k, vocab_size) or vocab_size),
-        top_p=np.float32(top_p),
-        min_p=np.float32(min_p),
-        repetition_penalty=np.float32(repetition_penalty),
-        eos_id=np.int32(-1 if eos_id is None else eos_id),
-        stops_NK=stops_NK,
-        banned_V=masks[0],
-        banned_first_V=masks[1],
-        role=np.int32(role),
+        temperature=jnp.float32(temperature or 1.0),
+        top_k=jnp.int32(min(top_k, vocab_size) or vocab_size),
+        top_p=jnp.float32(top_p),
+        min_p=jnp.float32(min_p),
+        repetition_penalty=jnp.float32(repetition_penalty),
+        eos_id=jnp.int32(-1 if eos_id is None else eos_id),
+        stops_NK=jnp.asarray(stops_NK),
+        banned_V=jnp.asarray(masks[0]),
+        banned_first_V=jnp.asarray(masks[1]),
+        role=jnp.int32(role),
     )
-    return modes, Rules(*map(jnp.asarray, rules))
+    return modes, rules
 
 
 def constrain(
@@ -99,7 +99,10 @@ def constrain(
     at: jax.Array,
     first: jax.Array,
 ) -> jax.Array:
-    """Logits after penalties and bans. Row b's tokens so far are ids_BS[b, starts_B[b]:at]; `first`: nothing was drawn."""
+    """Logits after penalties and bans.
+
+    Row b's tokens so far are ids_BS[b, starts_B[b]:at]; `first`: none of them was drawn.
+    """
     slots_S = jnp.arange(ids_BS.shape[1])
     if modes.penalises:
         known_BS = (slots_S >= starts_B[:, None]) & (slots_S < at)
@@ -145,7 +148,8 @@ def truncate(rules: Rules, logits_BV: jax.Array) -> jax.Array:
     kept_BV = exps_BV >= _largest_passing(exps_BV, jnp.float32(1), rules.top_k.astype(jnp.float32))
     exps_BV = jnp.where(kept_BV, exps_BV, 0)
     wanted_B1 = rules.top_p * exps_BV.sum(-1, keepdims=True)
-    kept_BV &= exps_BV >= _largest_passing(exps_BV, exps_BV, wanted_B1)
+    # At 1 rounding of the sums would leave out what is less than their last bit.
+    kept_BV &= (exps_BV >= _largest_passing(exps_BV, exps_BV, wanted_B1)) | (rules.top_p >= 1)
     kept_BV &= exps_BV >= rules.min_p
     return jnp.where(kept_BV | (logits_BV == likeliest_B1), logits_BV, -jnp.inf)
 

@@ -1,0 +1,140 @@
+"""Text from prompts, in JAX: many at once, of any lengths, or one that streams."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgpt.chat.decoding import Decoding
+from jaxgpt.decode.beam import beam_search
+from jaxgpt.decode.loop import advance, begin, drawn_ids, for_decoding
+from jaxgpt.decode.rules import make_rules
+from jaxgpt.errors import UserError
+from jaxgpt.train.models import Model
+
+_PIECE = 8  # tokens between two looks at the text, where a stop text or a stream needs them
+_HALF = "\N{REPLACEMENT CHARACTER}"  # how a character shows whose last bytes have not come yet
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What follows a prompt. tokens: how many were drawn; ended: by itself, not by their number."""
+
+    prompt: str
+    text: str
+    tokens: int
+    ended: bool
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Generator:
+    """A model with its compiled loop. stops: texts before which a completion ends; end-of-text ends it as well."""
+
+    def __init__(self, model: Model, decoding: Decoding, stops: Sequence[str] = ()):
+        if "" in stops:
+            raise UserError("--stop has an empty text, before which everything would end; leave it out")
+        self._tokenizer, self._decoding, self._stops = model.tokenizer, decoding, tuple(stops)
+        self._cfg, self._params = for_decoding(model.cfg, model.params)
+        positions = self._cfg.n_positions
+        self._max_new = decoding.max_new_tokens or min(200, positions // 2)
+        self._seed = int(np.random.SeedSequence(decoding.seed).generate_state(1)[0])
+        self._modes, self._rules = make_rules(
+            self._cfg.vocab_size,
+            temperature=decoding.temperature,
+            top_k=decoding.top_k,
+            top_p=decoding.top_p,
+            min_p=decoding.min_p,
+            repetition_penalty=decoding.repetition_penalty,
+            no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+            eos_id=self._tokenizer.eos_token_id,
+        )
+        if decoding.num_beams > 1 and self._stops:
+            raise UserError("--stop can't be used with --num_beams above 1; leave one of them out")
+
+    def complete(self, prompts: Sequence[str], batch_size: int = 8) -> Iterator[Completion]:
+        """In the order of the prompts; UserError names one that leaves no room for max_new_tokens."""
+        ids = [self._encode(prompt, number) for number, prompt in enumerate(prompts, start=1)]
+        for begin_at in range(0, len(prompts), batch_size):
+            here = slice(begin_at, begin_at + batch_size)
+            # A prompt's draws depend on its number, not on the batch that it happens to be in.
+            for prompt, (text, tokens, ended) in zip(prompts[here], self._batch(ids[here], begin_at), strict=True):
+                yield Completion(prompt, text, tokens, ended)
+
+    def stream(self, prompt: str) -> Iterator[str]:
+        """The pieces of one completion while it is drawn; white space and half characters wait for what follows."""
+        sent = ""
+        for texts, _ in self._pieces([self._encode(prompt, 1)], 0):
+            certain = texts[0].removesuffix(_HALF)
+            held = max((n for stop in self._stops for n in range(len(stop)) if certain.endswith(stop[:n])), default=0)
+            certain = certain[: len(certain) - held]
+            if len(certain) > len(sent):
+                yield certain[len(sent) :]
+                sent = certain
+        if len(texts[0]) > len(sent):
+            yield texts[0][len(sent) :]
+
+    def _encode(self, prompt: str, number: int) -> list[int]:
+        ids = self._tokenizer.encode(prompt) or [self._tokenizer.eos_token_id]  # nothing: how a document begins
+        positions = self._cfg.n_positions
+        if len(ids) + self._max_new > positions:
+            raise UserError(
+                f"prompt {number} has {len(ids)} tokens, with --max_new_tokens {self._max_new} more than the model's "
+                f"n_positions {positions}; shorten the one or lower the other"
+            )
+        return ids
+
+    def _batch(self, prompts: list[list[int]], number: int) -> list[tuple[str, int, bool]]:
+        if self._decoding.num_beams > 1:
+            return self._search(prompts)
+        for texts, drawn in self._pieces(prompts, number):
+            last_texts, last_drawn = texts, drawn
+        eos = self._tokenizer.eos_token_id
+        return [
+            (text, len(ids), ids[-1:] == [eos] or len(text) < len(self._text(ids)))
+            for text, ids in zip(last_texts, last_drawn, strict=True)
+        ]
+
+    def _pieces(self, prompts: list[list[int]], number: int) -> Iterator[tuple[list[str], list[list[int]]]]:
+        """Texts, cut at their stops, and ids of all rows so far, again and again until all are over."""
+        rules = self._rules
+        state = begin(self._cfg, self._params, prompts, None, self._max_new, self._seed, first_row=number)
+        last = int(state.first) + self._max_new
+        eos = jnp.int32(self._tokenizer.eos_token_id)
+        while True:
+            until = min(int(state.at) + _PIECE, last)
+            state = advance(self._cfg, self._modes, self._params, rules, state, jnp.int32(until), eos)
+            drawn = drawn_ids(state, rules)
+            texts = [self._text(ids) for ids in drawn]
+            cut = [self._cut(text) for text in texts]
+            yield cut, drawn
+            done = np.asarray(state.done_B) | np.array([len(a) < len(b) for a, b in zip(cut, texts, strict=True)])
+            if done.all() or until == last:
+                return
+            state = state._replace(done_B=jnp.asarray(done))
+
+    def _search(self, prompts: list[list[int]]) -> list[tuple[str, int, bool]]:
+        decoding, eos = self._decoding, self._tokenizer.eos_token_id
+        found = beam_search(
+            self._cfg,
+            self._params,
+            prompts,
+            None,
+            self._max_new,
+            decoding.num_beams,
+            decoding.length_penalty,
+            False,
+            self._modes,
+            self._rules,
+        )
+        return [(self._text(ids), len(ids), ids[-1:] == [eos]) for ids in found[0]]
+
+    def _text(self, ids: list[int]) -> str:
+        return self._tokenizer.decode([id_ for id_ in ids if id_ != self._tokenizer.eos_token_id])
+
+    def _cut(self, text: str) -> str:
+        """Up to the first of the stop texts."""
+        return text[: min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=len(text))]
