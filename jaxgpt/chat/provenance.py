@@ -1,0 +1,46 @@
+"""What a run's folder says about where its model comes from."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.config import RUN_FILE
+from jaxgpt.data.manifest import FILE as MANIFEST
+from jaxgpt.data.manifest import Manifest, load_manifest
+from jaxgpt.train import checkpoint
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One checkpoint of a run.
+
+    config: of the run when the checkpoint was written; valid_loss: nats per token, None where it was not evaluated;
+    data_hash: SHA-256 of the pages' manifest; manifest: None where these pages are not at hand.
+    """
+
+    run: Path
+    step: int
+    config: dict[str, Any]
+    valid_loss: float | None
+    data_hash: str
+    manifest: Manifest | None
+
+
+def provenance(folder: Path | None, step: int | None) -> Provenance | None:
+    """None for a folder that is no run."""
+    if folder is None or step is None or not (folder / RUN_FILE).is_file():
+        return None
+    state = checkpoint.read_run_state(folder, step)
+    metrics = folder / checkpoint.FOLDER / str(step) / "metrics" / "metrics"
+    valid_loss = json.loads(metrics.read_text(encoding="utf-8"))["valid_loss"] if metrics.is_file() else None
+    return Provenance(folder, step, state.config, valid_loss, state.data, _manifest(state.config, state.data))
+
+
+def _manifest(config: dict[str, Any], data_hash: str) -> Manifest | None:
+    pages = Path(config["data"]["path"])
+    file = pages / MANIFEST
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != data_hash:
+        return None
+    return load_manifest(pages)
