@@ -1,159 +1,180 @@
-"""The bot in a terminal: an exported folder in PyTorch, prompted in the format its model was trained on."""
+"""One conversation with a model, prompted in the format that the model was trained on."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import lru_cache
 
-import torch
-from transformers import GPT2LMHeadModel, StoppingCriteria, StoppingCriteriaList, set_seed
-from transformers.generation.streamers import BaseStreamer
-
-from jaxgpt.chat.decoding import Decoding
-from jaxgpt.chat.quiet import quiet_loading
-from jaxgpt.data.dialogue import FORMATS, Conversation, DialogueFormat, EncodedConversation, Turn
-from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
+from jaxgpt.chat.decoding import Decoding, History
+from jaxgpt.chat.engine import BOT, USER, Engine, Limits
+from jaxgpt.chat.rerank import Candidates, best_reply
+from jaxgpt.data.dialogue import Conversation, EncodedConversation, Turn
+from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
-from jaxgpt.model.convert import read_hf_config
-from jaxgpt.train.run import CONFIG as RUN_CONFIG
 
-USER, BOT = 0, 1
-HELP = "Type a message. restart: forget the conversation. quit: leave."
+_HALF = "\N{REPLACEMENT CHARACTER}"  # how a character shows whose last bytes have not come yet
 
 
-class _Stop(StoppingCriteria):
-    """True when the newest tokens are the ones that end a turn."""
-
-    def __init__(self, stop_ids: list[int]):
-        self._stop = torch.tensor(stop_ids)
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.Tensor:
-        tail = input_ids[:, -len(self._stop) :]
-        return torch.all(tail == self._stop, dim=1)
-
-
-class _Stream(BaseStreamer):
-    """Hands on text as it becomes certain; white space waits until something follows it."""
-
-    def __init__(self, decode: Callable[[list[int]], str], emit: Callable[[str], None]):
-        self._decode, self._emit = decode, emit
-        self._ids: list[int] = []
-        self._sent = 0
-        self._prompt = True
-
-    def put(self, value: torch.Tensor) -> None:
-        if self._prompt:  # transformers sends the prompt first
-            self._prompt = False
-            return
-        self._ids += value.reshape(-1).tolist()
-        text = self._decode(self._ids).lstrip()
-        certain = text.removesuffix("\N{REPLACEMENT CHARACTER}").rstrip()
-        if len(certain) > self._sent:
-            self._emit(certain[self._sent :])
-            self._sent = len(certain)
-
-    def end(self) -> None:
-        pass
+def to_stderr(text: str) -> None:
+    print(f"({text})", file=sys.stderr, flush=True)
 
 
 class Bot:
-    """One conversation with a model. `turns` is what has been said."""
+    """One conversation. `turns` is what has been said: the user's turns have role 0, the bot's role 1.
 
-    def __init__(self, folder: Path, decoding: Decoding):
-        if (folder / RUN_CONFIG).is_file():
-            raise UserError(f"{folder} is a run; export it first: jaxgpt export {folder} --output {folder}/hf")
-        cfg, content = read_hf_config(folder)
-        name = content.get("dialogue_format")
-        if name not in FORMATS:
-            raise UserError(
-                f"{folder}/config.json: dialogue_format is {name!r}, the bot knows {', '.join(FORMATS)}; "
-                "train on pages of conversations and export that run"
-            )
-        self._cfg, self._decoding = cfg, decoding
-        self._format: DialogueFormat = FORMATS[name]
-        self._tokenizer: Tokenizer = load_tokenizer(str(folder))
-        self._max_new_tokens = decoding.max_new_tokens or min(200, cfg.n_positions // 2)
-        if self._max_new_tokens >= cfg.n_positions:
-            raise UserError(
-                f"--max_new_tokens {self._max_new_tokens} leaves no room for a prompt in the model's n_positions "
-                f"{cfg.n_positions}; try {cfg.n_positions // 2}"
-            )
-        quiet_loading()
-        self._model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+    decoding: may be replaced between replies; UserError where the new one does not fit the model
+    names: of the user and of the bot, for whoever shows the conversation
+    candidates: how many replies are drawn and how the best is chosen; None draws one
+    note: is told, once per conversation, that the model no longer sees all of it
+    With a seed a reply depends on the seed, on what was said before and on how often it was retried, on nothing else.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        decoding: Decoding,
+        history: History | None = None,
+        names: tuple[str, str] = ("You", "Bot"),
+        candidates: Candidates | None = None,
+        note: Callable[[str], None] = to_stderr,
+    ):
+        self._engine, self._history, self._candidates, self._note = engine, history or History(), candidates, note
+        self.names = names
+        if candidates is not None:
+            candidates.check(engine)
+        self._stop = engine.format.stop_ids(engine.tokenizer)
         # A reply begins with something to read: not with the end of a turn, and not with white space.
-        self._not_first = [id_ for id_ in range(cfg.vocab_size) if not self._tokenizer.decode([id_]).strip()]
-        self._not_first += [*self._format.stop_ids(self._tokenizer), self._tokenizer.eos_token_id]
-        if decoding.seed is not None:
-            set_seed(decoding.seed)
-        self.turns: list[Turn] = []
+        ends = {*self._stop, engine.tokenizer.eos_token_id}
+        self._not_first = (*_ids_without_text(engine.tokenizer, engine.cfg.vocab_size), *sorted(ends))
+        self.decoding = decoding
+        self.restart()
+
+    @property
+    def decoding(self) -> Decoding:
+        return self._decoding
+
+    @decoding.setter
+    def decoding(self, decoding: Decoding) -> None:
+        positions = self._engine.cfg.n_positions
+        longest = decoding.max_new_tokens or min(200, positions // 2)
+        if longest >= positions:
+            raise UserError(
+                f"--max_new_tokens {longest} leaves no room for a prompt in the model's n_positions {positions}; "
+                f"try {positions // 2}"
+            )
+        if self._candidates is not None and not decoding.draws:
+            raise UserError(
+                f"--candidates {self._candidates.n} are drawn by chance, but --temperature is {decoding.temperature} "
+                f"and --num_beams {decoding.num_beams}; set a temperature above 0 and 1 beam, or draw no candidates"
+            )
+        self._decoding, self._max_new_tokens = decoding, longest
 
     def restart(self) -> None:
-        self.turns = []
+        """Forgets what was said."""
+        self.turns: list[Turn] = []
+        self._attempts: dict[int, int] = {}  # how often the reply that is turn i was drawn anew
+        self._noted: set[str] = set()
 
-    def _prompt(self) -> EncodedConversation:
-        """As many of the last turns as leave room for a reply."""
-        room = self._cfg.n_positions - self._max_new_tokens
-        turns = list(self.turns)
-        while True:
-            encoded = self._format.prompt(Conversation(tuple(turns)), BOT, self._tokenizer)
-            if len(encoded.ids) <= room or len(turns) == 1:
-                return EncodedConversation(
-                    encoded.ids[-room:], encoded.weights[-room:], encoded.roles[-room:], encoded.starts
-                )
-            turns = turns[1:]
+    def undo(self) -> bool:
+        """Takes back the last thing the user said and its reply; False where there is none."""
+        undone = bool(self.turns)
+        self.turns = self.turns[:-2]
+        return undone
+
+    def stream(self, text: str) -> Iterator[str]:
+        """Says `text` and yields the reply in pieces, which joined are the reply.
+
+        `turns` has both once the iterator has come to its end. If it is closed or fails before that, the conversation
+        stays as it was. UserError where the text is empty.
+        """
+        text = text.encode("utf-8", "replace").decode().strip()  # a terminal and JSON may give half a surrogate pair
+        if not text:
+            raise UserError("there is nothing to reply to; say something")
+        return self._answer([*self.turns, Turn(text, USER)], 0)
 
     def reply(self, text: str, emit: Callable[[str], None] = lambda piece: None) -> str:
         """What the bot says to `text`; `emit` gets it piece by piece while it is being drawn."""
-        self.turns.append(Turn(text.strip(), USER))
-        prompt = self._prompt()
-        ids = torch.tensor(prompt.ids)[None]
-        types = (
-            {"token_type_ids": torch.tensor(prompt.roles, dtype=torch.long)[None]} if self._cfg.use_token_types else {}
-        )
-        decoding = self._decoding
-        with torch.inference_mode():
-            out = self._model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                **types,
-                do_sample=True,
-                temperature=decoding.temperature,
-                top_p=decoding.top_p,
-                top_k=decoding.top_k,
-                repetition_penalty=decoding.repetition_penalty,
-                max_new_tokens=self._max_new_tokens,
-                eos_token_id=self._tokenizer.eos_token_id,
-                pad_token_id=self._tokenizer.eos_token_id,
-                begin_suppress_tokens=self._not_first,
-                stopping_criteria=StoppingCriteriaList([_Stop(self._format.stop_ids(self._tokenizer))]),
-                streamer=_Stream(self._visible, emit),
+        for piece in self.stream(text):
+            emit(piece)
+        return self.turns[-1].text
+
+    def retry(self) -> Iterator[str]:
+        """Draws the last reply anew, in pieces as `stream`; the old one stays until the iterator has come to its end.
+
+        UserError where nothing was said yet.
+        """
+        if not self.turns:
+            raise UserError("there is no reply to try again; say something first")
+        before = self.turns[:-1]
+        return self._answer(before, self._attempts.get(len(before), 0) + 1)
+
+    def _answer(self, turns: list[Turn], attempt: int) -> Iterator[str]:
+        number = len(turns)
+        limits = Limits(self._max_new_tokens, tuple(self._stop), self._not_first, (number, attempt))
+        prompt, seen = self._prompt(turns)
+        sent = said = ""
+        ids: list[int] = []
+        with closing(self._ids(prompt, seen, limits)) as drawn:
+            for id_ in drawn:
+                ids.append(id_)
+                said = self._visible(ids)
+                certain = said.rstrip(_HALF).rstrip()  # white space waits until something follows it
+                if len(certain) > len(sent):
+                    yield certain[len(sent) :]
+                    sent = certain
+        said = said.rstrip()
+        if len(said) > len(sent):
+            yield said[len(sent) :]
+        self.turns = [*turns, Turn(said, BOT)]
+        self._attempts[number] = attempt
+
+    def _ids(self, prompt: EncodedConversation, seen: list[Turn], limits: Limits) -> Generator[int, None, None]:
+        if self._candidates is None:
+            yield from self._engine.stream(prompt, self._decoding, limits)
+            return
+        replies = self._engine.draw(prompt, self._candidates.n, self._decoding, limits)
+        texts = [self._visible(ids).rstrip() for ids in replies]
+        yield from best_reply(self._engine, self._candidates, prompt, seen, replies, texts)
+
+    def _prompt(self, turns: list[Turn]) -> tuple[EncodedConversation, list[Turn]]:
+        """What the model is to continue, and the turns in it: as many of the last ones as there is room for."""
+        engine, history = self._engine, self._history
+        whole = engine.format.prompt(Conversation(tuple(turns)), BOT, engine.tokenizer)
+        length, fits = len(whole.ids), engine.cfg.n_positions - self._max_new_tokens
+        room = min(fits, history.tokens or fits)
+        first_wanted = len(turns) - min(history.turns or len(turns), len(turns))
+        first = next((n for n in range(first_wanted, len(turns)) if length - whole.starts[n] <= room), len(turns) - 1)
+        if length - whole.starts[first] > room:
+            self._note_once(
+                f"your message is longer than the {room} tokens there is room for; its beginning is left out"
             )
-        said = self._visible(out[0, ids.shape[1] :].tolist()).strip()
-        self.turns.append(Turn(said, BOT))
-        return said
+        elif first > first_wanted and room == fits:
+            self._note_once(
+                f"the conversation no longer fits the model's {engine.cfg.n_positions} tokens; "
+                "its first turns are left out"
+            )
+        begin = max(whole.starts[first], length - room)
+        cut = EncodedConversation(
+            whole.ids[begin:],
+            whole.weights[begin:],
+            whole.roles[begin:],
+            tuple(max(start - begin, 0) for start in whole.starts[first:]),
+        )
+        return cut, turns[first:]
+
+    def _note_once(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
+            self._note(text)
 
     def _visible(self, ids: list[int]) -> str:
-        """Text of a reply, without the tokens that end it."""
-        stop = self._format.stop_ids(self._tokenizer)
-        if ids[-len(stop) :] == stop:
-            ids = ids[: -len(stop)]
-        return self._tokenizer.decode([id_ for id_ in ids if id_ != self._tokenizer.eos_token_id])
+        """Text of a reply, without white space before it and without the tokens that end it."""
+        if ids[-len(self._stop) :] == self._stop:
+            ids = ids[: -len(self._stop)]
+        tokenizer = self._engine.tokenizer
+        return tokenizer.decode([id_ for id_ in ids if id_ != tokenizer.eos_token_id]).lstrip()
 
 
-def talk(bot: Bot) -> None:
-    """Reads lines until `quit` or the end of the input."""
-    print(HELP)
-    while True:
-        try:
-            text = input("You: ").strip()
-        except EOFError:
-            print()
-            return
-        if text == "quit":
-            return
-        if text == "restart":
-            bot.restart()
-            print("(a new conversation)")
-        elif text:
-            print("Bot: ", end="", flush=True)
-            bot.reply(text, lambda piece: print(piece, end="", flush=True))
-            print(flush=True)
+@lru_cache(maxsize=2)
+def _ids_without_text(tokenizer: Tokenizer, vocab_size: int) -> tuple[int, ...]:
+    return tuple(id_ for id_ in range(vocab_size) if not tokenizer.decode([id_]).strip())

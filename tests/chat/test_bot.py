@@ -1,136 +1,61 @@
-"""The bot: prompted as trained, streamed, stopped by the turn's end, and polite about mistakes."""
+"""The bot: prompted as trained, streamed, cut where turns begin, reproducible, and polite about mistakes."""
 
-import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_bots import POSITIONS, Scripted, make_folder
 
 from jaxgpt import cli
-from jaxgpt.chat.bot import Bot, _Stop, _Stream, talk
-from jaxgpt.chat.decoding import Decoding
+from jaxgpt.chat.bot import Bot
+from jaxgpt.chat.decoding import Decoding, History
+from jaxgpt.chat.torch_engine import TorchEngine
 from jaxgpt.data.dialogue import FORMATS, Conversation, Turn
 from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import UserError
 
-SHORT = Decoding(max_new_tokens=7, seed=3)
+PLAIN = Decoding(max_new_tokens=19)
 
 
-@pytest.mark.parametrize("name", ["tags", "sep"])
-def test_a_reply_is_text_and_the_pieces_are_the_reply(name: str, request: pytest.FixtureRequest) -> None:
-    bot = Bot(request.getfixturevalue(f"{name}_run").hf, SHORT)
-    pieces: list[str] = []
-    reply = bot.reply("hello", pieces.append)
-    assert reply.strip()
-    assert "".join(pieces) == reply
-    assert bot.turns == [Turn("hello", 0), Turn(reply, 1)]
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads of small products wait for each other most of the time
+    root = tmp_path_factory.mktemp("bots")
+    yield {name: make_folder(root / name, name, "types" if name == "sep" else "none") for name in FORMATS}
+    torch.set_num_threads(threads)
 
 
-def test_the_same_seed_says_the_same(tags_run) -> None:
-    first, again = (Bot(tags_run.hf, SHORT).reply("hello") for _ in range(2))
-    assert first == again
-    other = Bot(tags_run.hf, Decoding(max_new_tokens=7, seed=4)).reply("hello")
-    assert other != first
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_reply_is_text_and_the_pieces_are_the_reply(folders: dict[str, Path], name: str) -> None:
+    bot = Bot(TorchEngine(folders[name]), Decoding(max_new_tokens=7, seed=3))
+    for text in ("hello", "and you?"):
+        pieces = list(bot.stream(f" {text} "))
+        reply = bot.turns[-1].text
+        assert "".join(pieces) == reply == reply.strip()
+        assert reply
+        assert bot.turns[-2:] == [Turn(text, 0), Turn(reply, 1)]
 
 
-def test_it_samples_by_default(tags_run) -> None:
-    bot = Bot(tags_run.hf, Decoding(max_new_tokens=7))
-    replies = set()
-    for _ in range(4):
-        bot.restart()
-        replies.add(bot.reply("hello"))
-    assert len(replies) > 1
-
-
-def test_the_model_gets_the_training_format(tags_run, monkeypatch: pytest.MonkeyPatch) -> None:
-    bot = Bot(tags_run.hf, SHORT)
-    seen: list[list[int]] = []
-    generate = bot._model.generate
-    monkeypatch.setattr(bot._model, "generate", lambda ids, **kw: seen.append(ids[0].tolist()) or generate(ids, **kw))
-    reply = bot.reply(" hello ")
-    bot.reply("and you?")
-    encode = bot._tokenizer.encode
-    assert seen[0] == encode("A:hello\n\n\nB:")
-    assert seen[1] == encode("A:hello\n\n\n") + encode(f"B:{reply}\n\n\n") + encode("A:and you?\n\n\nB:")
-
-
-def test_old_turns_leave_when_the_room_is_full(tags_run) -> None:
-    bot = Bot(tags_run.hf, SHORT)
-    for number in range(12):
-        bot.turns += [Turn(f"question {number}", 0), Turn(f"answer {number}", 1)]
-    bot.turns.append(Turn("last", 0))
-    prompt = bot._prompt()
-    assert len(prompt.ids) <= 61 - 7
-    text = bot._tokenizer.decode(prompt.ids)
-    assert text.endswith("B:answer 11\n\n\nA:last\n\n\nB:")
-    assert text.startswith(("A:question", "B:answer"))  # cut where a turn begins
-    bot.turns = [Turn("word " * 100, 0)]
-    assert len(bot._prompt().ids) == 61 - 7
-
-
-def test_stop_needs_the_whole_end_of_a_turn() -> None:
-    stop = _Stop([628, 198])
-    rows = torch.tensor([[5, 628, 198], [5, 198, 628], [628, 198, 5]])
-    assert stop(rows, torch.zeros(0)).tolist() == [True, False, False]
-
-
-def test_white_space_and_half_characters_wait(tags_run) -> None:
-    tokenizer = Bot(tags_run.hf, SHORT)._tokenizer
-    pieces: list[str] = []
-    stream = _Stream(tokenizer.decode, pieces.append)
-    stream.put(torch.tensor([[1, 2, 3]]))  # the prompt
-    for id_ in tokenizer.encode(" well\n\n now 🤖") + tokenizer.encode("\n\n\n"):
-        stream.put(torch.tensor([id_]))
-    assert "".join(pieces) == "well\n\n now 🤖"
-    assert not any(piece.endswith(("\n", "\N{REPLACEMENT CHARACTER}")) for piece in pieces)
-
-
-def test_a_reply_ends_with_the_turn(tags_run, monkeypatch: pytest.MonkeyPatch) -> None:
-    bot = Bot(tags_run.hf, SHORT)
-    said = bot._tokenizer.encode(" fine") + bot._tokenizer.encode("\n\n\n")
-    monkeypatch.setattr(bot._model, "generate", lambda ids, **kw: torch.cat([ids, torch.tensor([said])], 1))
-    assert bot.reply("how are you?") == "fine"
-
-
-def test_talking_restarting_and_leaving(
-    tags_run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bot = Bot(tags_run.hf, SHORT)
-    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n\nrestart\nhow are you?\nquit\nnever read\n"))
-    talk(bot)
-    out = capsys.readouterr().out
-    assert out.count("Bot: ") == 2
-    assert "(a new conversation)" in out
-    assert bot.turns[0].text == "how are you?"
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    talk(bot)  # the end of the input leaves as well
-
-
-def test_one_answer_as_json(tags_run, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.chat(["--model", str(tags_run.hf), "--prompt", "hello", "--max_new_tokens", "5", "--seed", "1", "--json"])
-    lines = capsys.readouterr().out.splitlines()
-    exchange = json.loads(lines[-1])
-    assert exchange["prompt"] == "hello"
-    assert exchange["reply"] == "\n".join(lines[:-1])
-
-
-def test_what_is_no_bot_is_refused(tags_run, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a run; export it first: jaxgpt export"):
-        Bot(tags_run.run, SHORT)
-    for file in tags_run.hf.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "dialogue_format": None}))
-    with pytest.raises(UserError, match="dialogue_format is None, the bot knows eos, tags, sep"):
-        Bot(tmp_path, SHORT)
-    with pytest.raises(UserError, match="--max_new_tokens 61 leaves no room"):
-        Bot(tags_run.hf, Decoding(max_new_tokens=61))
-    with pytest.raises(UserError, match=r"--top_p is 0; it must lie in \(0, 1\]"):
-        Decoding(top_p=0)
-    with pytest.raises(UserError, match="--prompt is empty"):
-        cli.chat(["--model", str(tags_run.hf), "--prompt", " "])
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("eos", "hello<|endoftext|>", "fine<|endoftext|>and you?<|endoftext|>"),
+        ("tags", "A:hello\n\n\nB:", "fine\n\n\nA:and you?\n\n\nB:"),
+        ("sep", "<sep>hello<sep>", "fine<sep>and you?<sep>"),
+    ],
+)
+def test_the_model_gets_the_training_format(name: str, first: str, second: str) -> None:
+    engine = Scripted(" fine ", "good", format_name=name)
+    bot = Bot(engine, PLAIN)
+    assert [bot.reply(" hello"), bot.reply("and you?\n")] == ["fine", "good"]
+    assert engine.seen == [first, first + second]
+    limits = engine.asked[0][1]
+    assert list(limits.stop_ids) == engine.format.stop_ids(engine.tokenizer)
+    assert limits.max_new_tokens == 19
 
 
 def test_the_prompt_is_a_prefix_of_training() -> None:
@@ -143,3 +68,233 @@ def test_the_prompt_is_a_prefix_of_training() -> None:
         prompt = dialogue_format.prompt(Conversation.alternating(before), 1, tokenizer)
         np.testing.assert_array_equal(prompt.ids, trained.ids[: len(prompt.ids)])
         np.testing.assert_array_equal(prompt.roles, trained.roles[: len(prompt.ids)])
+
+
+def test_white_space_and_half_characters_wait() -> None:
+    bot = Bot(Scripted(" \n well\n\n now 🤖 é"), PLAIN)
+    pieces = list(bot.stream("hello"))
+    assert "".join(pieces) == bot.turns[1].text == "well\n\n now 🤖 é"
+    assert not any(piece[-1] in " \n\N{REPLACEMENT CHARACTER}" for piece in pieces)
+    assert len(pieces) > 5
+
+
+def test_a_reply_never_begins_with_nothing_to_read() -> None:
+    engine = Scripted("fine")
+    Bot(engine, PLAIN).reply("hello")
+    forbidden = engine.asked[0][1].not_first
+    ids = range(engine.tokenizer.vocab_size)
+    blank = {id_ for id_ in ids if engine.tokenizer.decode([id_]) in (" ", "\n", "\t", "\r", "\n\n", "\x0b", "\x0c")}
+    assert {*blank, engine.tokenizer.eos_token_id} <= set(forbidden)
+    assert not {*engine.tokenizer.encode("Hello!")} & set(forbidden)
+    assert len(set(forbidden)) < 20
+
+
+def texts(prompt: str) -> list[str]:
+    return [turn.removeprefix("A:").removeprefix("B:") for turn in prompt.split("\n\n\n")[:-1]]
+
+
+def test_old_turns_leave_when_the_room_is_full() -> None:
+    engine = Scripted(*["fine"] * 3, positions=101)
+    notes: list[str] = []
+    bot = Bot(engine, PLAIN, note=notes.append)
+    said = [f"{'question' if n % 2 == 0 else 'answer'} {n}" for n in range(24)]
+    bot.turns = [Turn(text, n % 2) for n, text in enumerate(said)]
+    bot.reply("the last")
+    kept = texts(engine.seen[0])
+    assert engine.seen[0].startswith(("A:question", "B:answer"))
+    assert engine.seen[0].endswith("\n\n\nB:")
+    assert [*said, "the last"][-len(kept) :] == kept
+    # One more turn would not have fitted.
+    encode = engine.tokenizer.encode
+    length = len(encode(engine.seen[0]))
+    earlier = [*said, "the last"][-len(kept) - 1]
+    assert length <= 101 - 19 < length + len(encode(f"A:{earlier}\n\n\n"))
+    bot.reply("once more")
+    assert notes == ["the conversation no longer fits the model's 101 tokens; its first turns are left out"]
+    assert len(bot.turns) == 28  # nothing is forgotten by the bot itself
+
+
+def test_a_single_turn_that_is_too_long_is_cut_at_its_left() -> None:
+    engine = Scripted("fine", "fine", "fine", positions=101)
+    notes: list[str] = []
+    bot = Bot(engine, PLAIN, note=notes.append)
+    bot.reply("well " * 100 + "the end")
+    assert engine.seen[0].endswith("well the end\n\n\nB:")
+    assert len(engine.tokenizer.encode(engine.seen[0])) == 101 - 19
+    assert notes == ["your message is longer than the 82 tokens there is room for; its beginning is left out"]
+    bot.reply("short")  # the first does not fit any more
+    assert texts(engine.seen[1]) == ["fine", "short"]
+    bot.restart()
+    bot.reply("well " * 100)
+    assert len(notes) == 3  # said again in a new conversation
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_history_window_in_turns_and_tokens(name: str) -> None:
+    engine = Scripted(*["fine"] * 9, format_name=name)
+    said = ["one apple", "two apples", "three", "four"]
+    turns = [Turn(text, n % 2) for n, text in enumerate(said)]
+
+    def prompt(history: History, notes: list[str]) -> list[int]:
+        bot = Bot(engine, PLAIN, history, note=notes.append)
+        bot.turns = list(turns)
+        bot.reply("five")
+        return (
+            engine.tokenizer.encode(engine.seen[-1]) if name == "tags" else bot._prompt(bot.turns[:-1])[0].ids.tolist()
+        )
+
+    notes: list[str] = []
+    for kept in (1, 2, 3, 5):
+        last = tuple([*turns, Turn("five", 0)][-kept:])
+        expected = engine.format.prompt(Conversation(last), 1, engine.tokenizer).ids.tolist()
+        assert prompt(History(turns=kept), notes) == expected
+        assert prompt(History(tokens=len(expected)), notes) == expected
+        engine.replies += ["fine"] * 2
+    assert prompt(History(), notes) == expected
+    assert notes == []  # it was asked for
+
+
+def test_a_seed_decides_and_a_retry_draws_anew(folders: dict[str, Path]) -> None:
+    engine, seeded = TorchEngine(folders["tags"]), Decoding(max_new_tokens=7, seed=3)
+    bot = Bot(engine, seeded)
+    first, second = bot.reply("hello"), bot.reply("hello")
+    list(bot.retry())
+    third = bot.turns[-1].text
+    list(bot.retry())
+    fourth = bot.turns[-1].text
+    assert len({first, second, third, fourth}) == 4
+    assert bot.turns == [Turn("hello", 0), Turn(first, 1), Turn("hello", 0), Turn(fourth, 1)]
+    # The same steps on another engine, with a detour that leaves no trace.
+    again = Bot(TorchEngine(folders["tags"]), seeded)
+    again.reply("something else")
+    assert again.undo()
+    assert [again.reply("hello"), again.reply("hello")] == [first, second]
+    "".join(again.retry())
+    assert "".join(again.retry()) == fourth
+    again.undo()
+    assert again.reply("hello") == second
+    again.restart()
+    assert again.reply("hello") == first
+    assert Bot(engine, Decoding(max_new_tokens=7, seed=4)).reply("hello") != first
+
+
+def test_it_draws_by_default(folders: dict[str, Path]) -> None:
+    assert Decoding().draws
+    engine = TorchEngine(folders["tags"])
+    assert len({Bot(engine, Decoding(max_new_tokens=9)).reply("hello") for _ in range(4)}) > 1
+
+
+def test_undo_and_restart() -> None:
+    bot = Bot(Scripted("one", "two", "three"), PLAIN)
+    assert not bot.undo()
+    bot.reply("first")
+    bot.reply("second")
+    assert bot.undo()
+    assert bot.turns == [Turn("first", 0), Turn("one", 1)]
+    bot.reply("third")
+    bot.restart()
+    assert bot.turns == []
+    with pytest.raises(UserError, match="there is no reply to try again"):
+        bot.retry()
+    with pytest.raises(UserError, match="there is nothing to reply to"):
+        bot.stream(" \n")
+
+
+def test_a_reply_that_stops_half_way_changes_nothing() -> None:
+    engine = Scripted("one", None, "a long reply", None, "other")
+    bot = Bot(engine, PLAIN)
+    bot.reply("first")
+    before = list(bot.turns)
+    with pytest.raises(KeyboardInterrupt):
+        list(bot.stream("second"))
+    assert bot.turns == before
+    pieces = bot.stream("second")
+    assert next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    assert bot.turns == before
+    assert engine.closed == 3
+    with pytest.raises(KeyboardInterrupt):
+        list(bot.retry())
+    assert bot.turns == before
+    assert "".join(bot.retry()) == "other"
+    assert bot.turns == [Turn("first", 0), Turn("other", 1)]
+    # Stopped retries don't count.
+    assert [limits.draw for _, limits in engine.asked] == [(1, 0), (3, 0), (3, 0), (1, 1), (1, 1)]
+
+
+def test_decoding_may_change_between_replies() -> None:
+    engine = Scripted("one", "two")
+    bot = Bot(engine, PLAIN)
+    bot.reply("first")
+    bot.decoding = Decoding(temperature=0.5, max_new_tokens=None)
+    bot.reply("second")
+    assert engine.asked[1][0].temperature == 0.5
+    assert engine.asked[1][1].max_new_tokens == 100  # half of the positions
+    with pytest.raises(
+        UserError, match="--max_new_tokens 200 leaves no room for a prompt in the model's n_positions 200"
+    ):
+        bot.decoding = Decoding(max_new_tokens=200)
+    assert bot.decoding.temperature == 0.5
+
+
+def test_values_that_make_no_sense_are_refused() -> None:
+    for wrong, message in {
+        "temperature": (-1, "be 0 (the likeliest), or from 0.001 upwards"),
+        "top_k": (-1, "be 0 (all) or more"),
+        "top_p": (0, "lie in (0, 1]"),
+        "min_p": (1.5, "lie in [0, 1]"),
+        "repetition_penalty": (0, "be above 0"),
+        "no_repeat_ngram_size": (-2, "be 0 (none) or more"),
+        "num_beams": (0, "be 1 (none) or more"),
+        "length_penalty": (float("nan"), "be a finite number"),
+        "max_new_tokens": (0, "be 1 or more"),
+        "seed": (-1, "be 0 or more"),
+    }.items():
+        value, rule = message
+        with pytest.raises(UserError) as caught:
+            Decoding(**{wrong: value})
+        assert str(caught.value) == f"--{wrong} is {value}; it must {rule}"
+    with pytest.raises(UserError, match=r"--temperature is nan"):
+        Decoding(temperature=float("nan"))
+    with pytest.raises(UserError, match=r"--history\.turns is -1"):
+        History(turns=-1)
+    with pytest.raises(UserError, match=r"--history\.tokens is -1"):
+        History(tokens=-1)
+
+
+def chat(folder: Path, *options: str) -> None:
+    cli.chat(["--model", str(folder), "--max_new_tokens", "5", "--seed", "1", *options])
+
+
+def test_one_answer_as_json(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    replies = set()
+    for options in ([], ["--history.turns", "1", "--top_k", "0"], ["--candidates", "3"], ["--temperature", "0"]):
+        chat(folders["tags"], "--prompt", "hello", "--json", *options)
+        lines = capsys.readouterr().out.split("\n")
+        exchange = json.loads(lines[-2])
+        assert exchange["prompt"] == "hello"
+        assert exchange["reply"] == "\n".join(lines[:-2])
+        replies.add(exchange["reply"])
+    assert len(replies) == 3  # the first two are the same
+
+
+def test_the_command_refuses_in_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:
+    tags = folders["tags"]
+    (tmp_path / "thesis.txt").write_text("years of work\n")
+    for options, message in [
+        (["--prompt", " "], "--prompt is empty"),
+        (["--names", "Anna"], "--names is 'Anna'; it must be two names"),
+        (["--candidates", "0"], "--candidates is 0"),
+        (["--candidates", "2", "--temperature", "0"], "are drawn by chance, but --temperature is 0"),
+        (["--candidates", "2", "--num_beams", "2"], "num_beams 2"),
+        (["--reverse_model", str(tags)], "--reverse_model chooses among candidates, but --candidates is 1"),
+        (["--candidates", "2", "--reverse_model", str(folders["sep"])], "--reverse_model has dialogue_format sep"),
+        (["--transcript", str(tmp_path / "thesis.txt")], "line 1 is no conversation"),
+        (["--max_new_tokens", str(POSITIONS)], f"--max_new_tokens {POSITIONS} leaves no room"),
+        (["--history.turnz", "1"], "did you mean history.turns?"),
+        (["--engine", "tensorflow"], "engine"),
+    ]:
+        with pytest.raises(UserError) as caught:
+            chat(tags, *options)
+        assert message in str(caught.value)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work\n"

@@ -1,0 +1,104 @@
+"""Several replies are drawn and the best is said.
+
+Best by its own likelihood, or by maximum mutual information: the one after which a model of reversed conversations
+finds what was said before the likeliest.
+Source: Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models"; Zhang et al. 2020,
+"DialoGPT", section 3.4.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxgpt.chat.engine import BOT, Engine
+from jaxgpt.data.dialogue import Conversation, EncodedConversation, Turn
+from jaxgpt.errors import UserError
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """n: replies to draw; reverse: a model of the same pages built with `--reverse`, or None for own likelihood."""
+
+    n: int
+    reverse: Engine | None = None
+
+    def __post_init__(self) -> None:
+        if self.n < 2:
+            raise UserError(f"--candidates is {self.n}; it must be 2 or more for one to be chosen")
+
+    def check(self, engine: Engine) -> None:
+        """UserError unless the reverse model reads what `engine` writes."""
+        if self.reverse is None:
+            return
+        for what, ours, theirs in (
+            ("dialogue_format", engine.format.name, self.reverse.format.name),
+            ("tokenizer", engine.tokenizer.hash[:12], self.reverse.tokenizer.hash[:12]),
+        ):
+            if ours != theirs:
+                raise UserError(
+                    f"--reverse_model has {what} {theirs}, --model has {ours}; train both on pages of one tokenizer "
+                    "and format"
+                )
+
+
+def best_reply(
+    engine: Engine,
+    candidates: Candidates,
+    prompt: EncodedConversation,
+    turns: list[Turn],
+    replies: list[list[int]],
+    texts: list[str],
+) -> list[int]:
+    """The one of `replies` (ids) with the highest score; turns: those in the prompt; texts: of the replies."""
+    if candidates.reverse is None:
+        scores = own_scores(engine, prompt, replies)
+    else:
+        scores = reverse_scores(candidates.reverse, turns, texts)
+    return replies[int(np.argmax(scores))]
+
+
+def own_scores(engine: Engine, prompt: EncodedConversation, replies: list[list[int]]) -> list[float]:
+    """log P(reply | prompt) of each, in nats per token, what ends it included."""
+    return engine.mean_log_likelihood(
+        [
+            EncodedConversation(
+                np.concatenate([prompt.ids, np.array(reply, np.int64)]),
+                np.repeat(np.array([0.0, 1.0], np.float32), [len(prompt.ids), len(reply)]),
+                np.concatenate([prompt.roles, np.full(len(reply), BOT, np.uint8)]),
+                prompt.starts,
+            )
+            for reply in replies
+        ]
+    )
+
+
+def reverse_scores(reverse: Engine, turns: list[Turn], texts: list[str]) -> list[float]:
+    """log P(turns | reply) of each, in nats per token: the reply first, then the turns from the last to the first.
+
+    As in reversed pages the first to speak has role 0. All replies are asked about the same tokens: about as many
+    last turns as fit behind the longest of them.
+    """
+    backward = [Turn(turn.text, turn.role ^ BOT) for turn in reversed(turns)]
+    encoded = [_encoded(reverse, (Turn(text, 0, 0.0), *backward)) for text in texts]
+    room = reverse.cfg.n_positions - max(one.starts[1] for one in encoded)
+    if room < 1:
+        raise UserError(
+            f"a reply fills the n_positions {reverse.cfg.n_positions} of --reverse_model; lower --max_new_tokens"
+        )
+    # Where the turns begin, and where the last one ends, counted from the end of the reply.
+    edges = [
+        *(start - encoded[0].starts[1] for start in encoded[0].starts[2:]),
+        len(encoded[0].ids) - encoded[0].starts[1],
+    ]
+    context = max((edge for edge in edges if edge <= room), default=room)
+    return reverse.mean_log_likelihood([_first(one, one.starts[1] + context) for one in encoded])
+
+
+def _encoded(engine: Engine, turns: tuple[Turn, ...]) -> EncodedConversation:
+    texts = [engine.format.turn_text(turn) for turn in turns]
+    return engine.format.join(Conversation(turns), engine.tokenizer.encode_batch(texts), engine.tokenizer)
+
+
+def _first(encoded: EncodedConversation, length: int) -> EncodedConversation:
+    starts = tuple(start for start in encoded.starts if start < length)
+    return EncodedConversation(encoded.ids[:length], encoded.weights[:length], encoded.roles[:length], starts)
