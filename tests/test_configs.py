@@ -34,6 +34,26 @@ def test_a_config_loads_and_says_how_to_run_it(path: Path) -> None:
     assert any(f"jaxgpt train --config configs/{path.name}" in line for line in header)
 
 
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("gpt2_small", 124.44),
+        ("gpt2_medium", 354.82),
+        ("gpt2_large", 774.03),
+        ("gpt2_xl", 1557.61),
+        ("algpt2_small", 13.85),
+        ("algpt2_medium", 19.43),
+        ("algpt2_large", 26.57),
+        ("algpt2_xl", 37.72),
+        ("gpt2_small_shared", 46.47),
+    ],
+)
+def test_the_sizes_are_the_published_ones(name: str, millions: float) -> None:
+    """Counts of Hugging Face's checkpoints, and of the ALGPT-2 write-up with a tied table."""
+    cfg = build(yaml.safe_load((CONFIGS[0].parent / f"{name}.yaml").read_text()))
+    assert round(cfg.model.n_params / 1e6, 2) == millions
+
+
 def test_the_default_model_is_gpt2_small() -> None:
     assert ModelConfig().n_params == 124_439_808  # Hugging Face's count for `gpt2`
     assert ModelConfig().padded_vocab_size == 50304
