@@ -15,6 +15,7 @@ from jaxgpt.errors import UserError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+PROG = "jaxgpt"
 USER_MISTAKE = 2
 _BAD_PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS)
 _AFTER_FREEING = "free some space and run the same command again"
@@ -66,6 +67,20 @@ def _full_disk_of_tensorstore(text: str) -> str | None:
 def print_json(values: dict[str, Any]) -> None:
     """One JSON object as the last line of stdout."""
     print(json.dumps(values), flush=True)
+
+
+def make_parser(command: str, description: str) -> "ArgumentParser":
+    """For the arguments of `jaxgpt COMMAND`."""
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(prog=f"{PROG} {command}", description=description, exit_on_error=False)
+
+
+def add_step(parser: "ArgumentParser") -> None:
+    """--step of the commands that take a run."""
+    parser.add_argument(
+        "--step", type=int | None, default=None, help="checkpoint of a run; by default the one with the lowest loss"
+    )
 
 
 def parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":

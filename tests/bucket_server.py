@@ -106,7 +106,7 @@ def _handler(bucket: Bucket) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content[: len(content) // 2] if how == "cut" else content)
 
-        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = answer
 
         def _refuse(self, status: int) -> None:
             content = json.dumps({"error": {"code": status, "message": "as the test wants it"}}).encode()

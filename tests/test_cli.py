@@ -59,7 +59,7 @@ def test_every_command_has_help(
         (["perplexity", "--model", "nowhere", "--data", "x"], "nowhere is no folder"),
         (["export", "nowhere", "--output", "x"], "nowhere is no folder"),
         (["chat", "--model", "nowhere"], "nowhere has no config.json"),
-        (["chat", "--model", "x", "--temperature", "0"], "--temperature is 0.0; it must be above 0"),
+        (["chat", "--model", "x", "--temperature", "-1"], "--temperature is -1.0; it must be 0"),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -1,0 +1,44 @@
+"""`jaxgpt train`."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from jaxgpt.command import make_parser, parse, print_json
+
+
+def train(arguments: list[str]) -> None:
+    """Train a GPT-2, or go on with a run that exists.
+
+    jaxgpt train --config configs/gpt2_small.yaml --output runs/mine
+    jaxgpt train --output runs/mine                   # goes on with its own configuration
+    """
+    from jaxgpt.config import Config
+
+    parser = make_parser("train", train.__doc__ or "")
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_class_arguments(Config)
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON in the last line")
+    args = parse(parser, _with_own_config(arguments))
+    cfg = Config(**{name: getattr(args, name) for name in Config.__dataclass_fields__})
+
+    from jaxgpt.train.loop import train as run_training
+
+    outcome = run_training(cfg)
+    if args.json:
+        print_json({"run": cfg.output, **asdict(outcome)})
+    if outcome.stopped_by is not None:
+        raise SystemExit(128 + outcome.stopped_by)
+    if not args.json:
+        print(f"{cfg.output} is trained: {outcome.step} steps; jaxgpt export {cfg.output} --output {cfg.output}/hf")
+
+
+def _with_own_config(arguments: list[str]) -> list[str]:
+    """An existing run's own configuration comes first where no other is given."""
+    if any(argument.split("=")[0] == "--config" for argument in arguments):
+        return arguments
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        output = value if equals else arguments[index + 1] if index + 1 < len(arguments) else ""
+        if name == "--output" and (Path(output) / "config.yaml").is_file():
+            return ["--config", str(Path(output) / "config.yaml"), *arguments]
+    return arguments
