@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxgpt.chat.decoding import Decoding
 from jaxgpt.decode.beam import beam_search
-from jaxgpt.decode.loop import advance, begin, drawn_ids, for_decoding
+from jaxgpt.decode.loop import advance, drawn_ids, set_up, start
+from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.decode.rules import make_rules
 from jaxgpt.errors import UserError
 from jaxgpt.train.models import Model
@@ -101,12 +102,12 @@ class Generator:
     def _pieces(self, prompts: list[list[int]], number: int) -> Iterator[tuple[list[str], list[list[int]]]]:
         """Texts, cut at their stops, and ids of all rows so far, again and again until all are over."""
         rules = self._rules
-        state = begin(self._cfg, self._params, prompts, None, self._max_new, self._seed, first_row=number)
-        last = int(state.first) + self._max_new
+        state = set_up(self._cfg, prompts, None, self._max_new, self._seed, first_row=number)
+        first = int(state.first)
         eos = jnp.int32(self._tokenizer.eos_token_id)
+        state = start(self._cfg, self._modes, self._params, rules, state, jnp.int32(0), first, eos)
+        until, last = first + 1, first + self._max_new
         while True:
-            until = min(int(state.at) + _PIECE, last)
-            state = advance(self._cfg, self._modes, self._params, rules, state, jnp.int32(until), eos)
             drawn = drawn_ids(state, rules)
             texts = [self._text(ids) for ids in drawn]
             cut = [self._cut(text) for text in texts]
@@ -114,7 +115,9 @@ class Generator:
             done = np.asarray(state.done_B) | np.array([len(a) < len(b) for a, b in zip(cut, texts, strict=True)])
             if done.all() or until == last:
                 return
+            until = min(until + _PIECE, last)
             state = state._replace(done_B=jnp.asarray(done))
+            state = advance(self._cfg, self._modes, self._params, rules, state, jnp.int32(until), eos)
 
     def _search(self, prompts: list[list[int]]) -> list[tuple[str, int, bool]]:
         decoding, eos = self._decoding, self._tokenizer.eos_token_id

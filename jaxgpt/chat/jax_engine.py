@@ -15,7 +15,8 @@ from jaxgpt.chat.engine import BOT, Limits, describe, draw_seed
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.dialogue import EncodedConversation
 from jaxgpt.decode.beam import beam_search
-from jaxgpt.decode.loop import State, advance, bucket, drawn_ids, empty_state, fill, for_decoding, row_keys
+from jaxgpt.decode.loop import State, advance, bucket, drawn_ids, empty_state, fill, row_keys
+from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.decode.rules import Modes, Rules, make_rules
 from jaxgpt.model.gpt2 import hidden_states, output_table
 from jaxgpt.model.loss import token_nll

@@ -5,7 +5,7 @@ are extended by all tokens, of twice as many candidates those that are over may 
 others are the next beams. Stop sequences end a beam as eos does; transformers knows them as stopping criteria only.
 
 Dimensions: B prompts, W beams, R = B * W rows of the model, C = 2 * W candidates, S slots, V vocabulary, N lengths.
-Source: Freitag and Al-Onaizan 2017, "Beam Search Strategies for Neural Machine Translation", section 2, for the search;
+Source: Freitag and Al-Onaizan 2017, "Beam Search Strategies for Neural Machine Translation", for the search;
 Wu et al. 2016, "Google's Neural Machine Translation System", section 7, for the idea of dividing by a power of lengths.
 """
 
@@ -19,10 +19,13 @@ import numpy as np
 
 from jaxgpt.config import ModelConfig
 from jaxgpt.decode.loop import State, begin
+from jaxgpt.decode.prepare import next_logits
 from jaxgpt.decode.rules import Modes, Rules, constrain, ended
 from jaxgpt.model.block import Chunk, LayerCache
-from jaxgpt.model.gpt2 import extend, output_table, to_logits
+from jaxgpt.model.gpt2 import extend
 from jaxgpt.model.stack import Params
+
+_DIVISORS = 1e-30, 1e30  # a score over one of them is still a number
 
 
 class _Found(NamedTuple):
@@ -73,7 +76,7 @@ def beam_search(
     # By the host in double precision, as transformers does; as an array it is also nothing to compile anew for.
     lengths_N = np.arange(1, state.ids_BS.shape[1] - first + 1, dtype=np.float64)
     with np.errstate(over="ignore"):
-        divisors_N = jnp.asarray((lengths_N**length_penalty).astype(np.float32))
+        divisors_N = jnp.asarray((lengths_N**length_penalty).clip(*_DIVISORS), jnp.float32)
     until, stops_early = jnp.int32(first + max_new), jnp.bool_(early_stopping)
     found = _search(cfg, modes, num_beams, first, params, rules, state, divisors_N, until, stops_early)
     best_BS, ends_B = np.asarray(found.ids_BWS[:, 0]), np.asarray(found.ends_BW[:, 0])
@@ -97,7 +100,6 @@ def _search(
     """From prompts in a cache, with room from slot `first` on, to what is found before slot `until`."""
     n_prompts, n_slots = state.ids_BS.shape
     n_candidates = 2 * num_beams
-    table_VE = output_table(params)[: cfg.vocab_size]
     starts_R = jnp.repeat(state.starts_B, num_beams)
 
     def unfinished(search: _Search) -> jax.Array:
@@ -109,7 +111,7 @@ def _search(
         ids_RS = search.ids_BWS.reshape(-1, n_slots)
         last_R1, role_R1 = (jax.lax.dynamic_slice_in_dim(x, at - 1, 1, axis=1) for x in (ids_RS, search.roles_RS))
         hidden_R1E, caches = extend(cfg, params, last_R1, role_R1, search.caches, Chunk(at - 1, starts_R))
-        logs_RV = jax.nn.log_softmax(to_logits(hidden_R1E[:, 0], table_VE))
+        logs_RV = jax.nn.log_softmax(next_logits(cfg, params, hidden_R1E[:, 0]))
         logs_RV = constrain(modes, rules, logs_RV, ids_RS, starts_R, at, at == first)
         totals_BWV = search.scores_BW[:, :, None] + logs_RV.reshape(n_prompts, num_beams, -1)
         scores_BC, which_BC = jax.lax.top_k(totals_BWV.reshape(n_prompts, -1), n_candidates)

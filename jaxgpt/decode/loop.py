@@ -8,7 +8,6 @@ Dimensions: B rows, S slots, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -17,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.decode.prepare import next_logits
 from jaxgpt.decode.rules import Modes, Rules, choose, constrain, ended
 from jaxgpt.model.block import Chunk, LayerCache
-from jaxgpt.model.gpt2 import empty_caches, extend, output_table, to_logits
-from jaxgpt.model.stack import Params, unrolled
+from jaxgpt.model.gpt2 import empty_caches, extend
+from jaxgpt.model.stack import Params
 
-# Lengths are rounded up to these, so that few shapes are compiled: the smallest, then steps of an eighth.
-_SMALLEST = 32
+# Lengths are rounded up, so that few shapes are compiled: to multiples of this, of more for longer ones.
+_SMALLEST = 16
 
 
 class State(NamedTuple):
@@ -44,33 +44,22 @@ class State(NamedTuple):
 
 
 def bucket(length: int) -> int:
-    """The length that is compiled for `length` tokens: at most an eighth more."""
+    """The length that is compiled for `length` tokens: less than a quarter more, or the next multiple of 16."""
     step = max(_SMALLEST, 1 << max((length - 1).bit_length() - 3, 0))
     return -(-length // step) * step
 
 
-def for_decoding(cfg: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-    """The model as this module wants it: a tree per layer, matrices in cfg.dtype already."""
-    cfg = replace(cfg, scan_layers=False, remat="none")
-
-    def cast(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> jax.Array:
-        norm = any(str(key.key).startswith("ln_") for key in path)
-        return jnp.asarray(leaf, jnp.float32 if norm else cfg.dtype)
-
-    return cfg, jax.tree_util.tree_map_with_path(cast, unrolled(cfg, params))
-
-
-def begin(
+def set_up(
     cfg: ModelConfig,
-    params: Params,
     prompts: Sequence[Sequence[int]],
     roles: Sequence[Sequence[int]] | None,
     max_new: int,
     seed: int,
     first_row: int = 0,
 ) -> State:
-    """A batch of prompts (each of at least one token) with room for `max_new` more, prompts in the cache.
+    """A batch of prompts (each of at least one token) with room for `max_new` more, nothing in the cache yet.
 
+    The prompts end in slot state.first - 1; `fill` or `start` over that many slots comes next.
     cfg and params come from `for_decoding`. Row b draws from the seed's key number first_row + b,
     whatever else is in the batch.
     """
@@ -84,14 +73,26 @@ def begin(
         ids_BS[row, width - len(prompt) : width] = prompt
         if roles is not None:
             roles_BS[row, width - len(prompt) : width] = roles[row]
-    state = state._replace(
+    return state._replace(
         ids_BS=jnp.asarray(ids_BS),
         roles_BS=jnp.asarray(roles_BS),
         starts_B=jnp.asarray(width - lengths, jnp.int32),
         at=jnp.int32(width),
         first=jnp.int32(width),
     )
-    return fill(cfg, params, state, jnp.int32(0), width)
+
+
+def begin(
+    cfg: ModelConfig,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    roles: Sequence[Sequence[int]] | None,
+    max_new: int,
+    seed: int,
+) -> State:
+    """`set_up` with the prompts in the cache, ready for `advance`."""
+    state = set_up(cfg, prompts, roles, max_new, seed)
+    return fill(cfg, params, state, jnp.int32(0), int(state.first))
 
 
 def empty_state(cfg: ModelConfig, rows: int, slots: int, seed: int, first_row: int = 0) -> State:
@@ -118,10 +119,32 @@ def fill(cfg: ModelConfig, params: Params, state: State, at: jax.Array, length: 
 
     Slots beyond the known tokens may be among them: what they hold is seen by nobody and is overwritten.
     """
+    return _fill(cfg, params, state, at, length)[0]
+
+
+def _fill(cfg: ModelConfig, params: Params, state: State, at: jax.Array, length: int) -> tuple[State, jax.Array]:
+    """`fill`, and the hidden states (B, E) of the last known tokens, where they are among those slots."""
     at = jnp.minimum(at, state.ids_BS.shape[1] - length)
     ids, roles = (jax.lax.dynamic_slice_in_dim(x, at, length, axis=1) for x in (state.ids_BS, state.roles_BS))
-    _, caches = extend(cfg, params, ids, roles, state.caches, Chunk(at, state.starts_B))
-    return state._replace(caches=caches)
+    hidden_BTE, caches = extend(cfg, params, ids, roles, state.caches, Chunk(at, state.starts_B))
+    last_BE = jax.lax.dynamic_index_in_dim(hidden_BTE, state.at - 1 - at, axis=1, keepdims=False)
+    return state._replace(caches=caches), last_BE
+
+
+@partial(jax.jit, static_argnums=(0, 1, 6), donate_argnums=4)
+def start(
+    cfg: ModelConfig,
+    modes: Modes,
+    params: Params,
+    rules: Rules,
+    state: State,
+    at: jax.Array,
+    length: int,
+    filler: jax.Array,
+) -> State:
+    """`fill` and the first draw in one pass; the slots must reach the last known token."""
+    state, hidden_BE = _fill(cfg, params, state, at, length)
+    return _draw(cfg, modes, params, rules, state, hidden_BE, filler)
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
@@ -129,31 +152,49 @@ def advance(
     cfg: ModelConfig, modes: Modes, params: Params, rules: Rules, state: State, until: jax.Array, filler: jax.Array
 ) -> State:
     """Draws tokens until slot `until`, or until every row is over; rows that are get `filler`."""
-    table_VE = output_table(params)[: cfg.vocab_size]
 
     def unfinished(state: State) -> jax.Array:
         return (state.at < until) & ~state.done_B.all()
 
     def step(state: State) -> State:
-        at = state.at
-        last_B1, role_B1 = (jax.lax.dynamic_slice_in_dim(x, at - 1, 1, axis=1) for x in (state.ids_BS, state.roles_BS))
-        hidden_B1E, caches = extend(cfg, params, last_B1, role_B1, state.caches, Chunk(at - 1, state.starts_B))
-        logits_BV = to_logits(hidden_B1E[:, 0], table_VE)
-        drawn = at - state.first
-        logits_BV = constrain(modes, rules, logits_BV, state.ids_BS, state.starts_B, at, drawn == 0)
-        keys_B = jax.vmap(jax.random.fold_in, (0, None))(state.keys_B, drawn)
-        new_B = jnp.where(state.done_B, filler, choose(modes, rules, logits_BV, keys_B))
-        ids_BS = jax.lax.dynamic_update_slice_in_dim(state.ids_BS, new_B[:, None], at, axis=1)
-        roles_B1 = jnp.broadcast_to(rules.role, (new_B.shape[0], 1))
-        return state._replace(
-            ids_BS=ids_BS,
-            roles_BS=jax.lax.dynamic_update_slice_in_dim(state.roles_BS, roles_B1, at, axis=1),
-            caches=caches,
-            at=at + 1,
-            done_B=state.done_B | ended(rules, new_B, ids_BS, at, drawn + 1),
-        )
+        state, hidden_BE = _fill(cfg, params, state, state.at - 1, 1)
+        return _draw(cfg, modes, params, rules, state, hidden_BE, filler)
 
     return jax.lax.while_loop(unfinished, step, state)
+
+
+def _draw(
+    cfg: ModelConfig,
+    modes: Modes,
+    params: Params,
+    rules: Rules,
+    state: State,
+    hidden_BE: jax.Array,
+    filler: jax.Array,
+) -> State:
+    """One more token for each row, from the hidden states of the last ones."""
+    at, drawn = state.at, state.at - state.first
+    logits_BV = next_logits(cfg, params, hidden_BE)
+    logits_BV = constrain(modes, rules, logits_BV, state.ids_BS, state.starts_B, at, drawn == 0)
+    keys_B = jax.vmap(jax.random.fold_in, (0, None))(state.keys_B, drawn)
+    new_B = jnp.where(state.done_B, filler, choose(modes, rules, logits_BV, keys_B))
+    ids_BS = jax.lax.dynamic_update_slice_in_dim(state.ids_BS, new_B[:, None], at, axis=1)
+    roles_B1 = jnp.broadcast_to(rules.role, (new_B.shape[0], 1))
+    return state._replace(
+        ids_BS=ids_BS,
+        roles_BS=jax.lax.dynamic_update_slice_in_dim(state.roles_BS, roles_B1, at, axis=1),
+        at=at + 1,
+        done_B=state.done_B | ended(rules, new_B, ids_BS, at, drawn + 1),
+    )
+
+
+def generate(
+    cfg: ModelConfig, modes: Modes, params: Params, rules: Rules, state: State, n_new: int, filler: int
+) -> State:
+    """From `set_up` to at most `n_new` tokens of each row."""
+    first = int(state.first)
+    state = start(cfg, modes, params, rules, state, jnp.int32(0), first, jnp.int32(filler))
+    return advance(cfg, modes, params, rules, state, jnp.int32(first + n_new), jnp.int32(filler))
 
 
 def drawn_ids(state: State, rules: Rules) -> list[list[int]]:

@@ -50,11 +50,15 @@ def attend_cached(
 
     A query sees the slots of its row from starts_B up to its own; what other slots hold does not matter.
     """
-    scores_BHTS = jnp.einsum("BTHK,BHSK->BHTS", q_BTHK, k_BHSK, preferred_element_type=jnp.float32) * scale
+    # Heads before positions and the division last: XLA's CPU backend otherwise moves arrays of T * S about.
+    q_BHTK = jnp.swapaxes(q_BTHK * scale, 1, 2)
+    scores_BHTS = jnp.einsum("BHTK,BHSK->BHTS", q_BHTK, k_BHSK, preferred_element_type=jnp.float32)
     slots_S = jnp.arange(k_BHSK.shape[2])
     own_T = at + jnp.arange(q_BTHK.shape[1])
     visible_BTS = (slots_S <= own_T[:, None]) & (slots_S >= starts_B[:, None, None])
     # Queries of padding before starts_B see nothing: their row is uniform, finite, and read by nobody.
     scores_BHTS = jnp.where(visible_BTS[:, None], scores_BHTS, jnp.finfo(jnp.float32).min)
-    probs_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BHSK.dtype)
-    return jnp.einsum("BHTS,BHSK->BTHK", probs_BHTS, v_BHSK)
+    exps_BHTS = jnp.exp(scores_BHTS - scores_BHTS.max(-1, keepdims=True))
+    out_BHTK = jnp.einsum("BHTS,BHSK->BHTK", exps_BHTS.astype(v_BHSK.dtype), v_BHSK, preferred_element_type=jnp.float32)
+    out_BHTK /= exps_BHTS.sum(-1, keepdims=True)
+    return jnp.swapaxes(out_BHTK, 1, 2).astype(v_BHSK.dtype)

@@ -47,7 +47,9 @@ class GPT2(nn.Module):
         if cfg.factorised:
             self.embed_in = Linear(cfg.n_embd, std, dtype)
             self.embed_out = Linear(width, std, dtype)
-        self.h = self.param("h", init_blocks, cfg)
+        # Flax would compare the tree with a new one at every call, and decoding's has other leaves.
+        has_blocks = self.has_variable("params", "h")
+        self.h = self.get_variable("params", "h") if has_blocks else self.param("h", init_blocks, cfg)
         self.ln_f = LayerNorm(cfg.layer_norm_epsilon, dtype)
         if not cfg.tie_word_embeddings:
             self.lm_head = Embedding(cfg.padded_vocab_size, cfg.vocab_size, width, std, dtype)

@@ -26,8 +26,31 @@ def _normal(std: float) -> Callable[..., jax.Array]:
     return nn.initializers.normal(std)
 
 
+SLICES = "weight_slices"
+_FEW = 16  # rows
+
+
+def times_slices(x: jax.Array, slices: tuple[jax.Array, ...], dtype: Any = None) -> jax.Array:
+    """x (…, in) times a matrix (in, out) that is kept as parts (out / n, in) of its transpose -> (…, out) in
+    `dtype`, by default that of x.
+
+    Products of a few rows are bound by reading the matrix. XLA computes each on one core of a CPU; parts are
+    independent of each other, so they run side by side, and rows of the transpose are read one after the other.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) == 1 or len(rows) > _FEW:
+        return jnp.concatenate(
+            [jnp.einsum("...i,oi->...o", x, part, preferred_element_type=dtype) for part in slices], axis=-1
+        )
+    parts = [jnp.einsum("oi,ri->or", part, rows, preferred_element_type=dtype) for part in slices]
+    return jnp.concatenate(parts).T.reshape(*x.shape[:-1], -1)
+
+
 class Linear(nn.Module):
-    """x (…, in) -> (…, features) in `dtype`; parameters `weight` (in, features) and `bias` are float32."""
+    """x (…, in) -> (…, features) in `dtype`; parameters `weight` (in, features) and `bias` are float32.
+
+    In place of `weight` there may be its SLICES for `times_slices`, in `dtype`; decoding on a CPU prepares them.
+    """
 
     features: int
     std: float
@@ -35,9 +58,13 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        weight = self.param("weight", _normal(self.std), (x.shape[-1], self.features))
+        if self.has_variable("params", SLICES):
+            product = times_slices(x, self.get_variable("params", SLICES))
+        else:
+            weight = self.param("weight", _normal(self.std), (x.shape[-1], self.features))
+            product = x @ weight.astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x @ weight.astype(self.dtype) + bias.astype(self.dtype)
+        return product + bias.astype(self.dtype)
 
 
 class LayerNorm(nn.Module):

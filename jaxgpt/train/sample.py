@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
-
 from jaxgpt.config import ModelConfig
-from jaxgpt.decode.loop import advance, begin, drawn_ids, for_decoding
+from jaxgpt.decode.loop import drawn_ids, generate, set_up
+from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.decode.rules import make_rules
 from jaxgpt.model.stack import Params
 
@@ -21,5 +20,5 @@ def sample(
     n_new = min(n_new, cfg.n_positions - len(prompt_ids))
     cfg, params = for_decoding(cfg, params)
     modes, rules = make_rules(cfg.vocab_size, temperature=TEMPERATURE, top_p=TOP_P, role=1)
-    state = begin(cfg, params, [prompt_ids], [prompt_roles], n_new, seed)
-    return drawn_ids(advance(cfg, modes, params, rules, state, state.first + n_new, jnp.int32(0)), rules)[0]
+    state = set_up(cfg, [prompt_ids], [prompt_roles], n_new, seed)
+    return drawn_ids(generate(cfg, modes, params, rules, state, n_new, filler=0), rules)[0]

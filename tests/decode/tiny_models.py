@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from jaxgpt.config import ModelConfig
-from jaxgpt.decode.loop import for_decoding
+from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.model.gpt2 import param_shapes
 from jaxgpt.model.stack import Params
 
