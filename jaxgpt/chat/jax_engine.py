@@ -18,6 +18,7 @@ from jaxgpt.decode.beam import beam_search
 from jaxgpt.decode.loop import State, advance, bucket, drawn_ids, empty_state, fill, row_keys
 from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.decode.rules import Modes, Rules, make_rules
+from jaxgpt.model.block import LayerCache
 from jaxgpt.model.gpt2 import hidden_states, output_table
 from jaxgpt.model.loss import token_nll
 from jaxgpt.model.stack import Params
@@ -31,6 +32,12 @@ class _Kept(NamedTuple):
 
     state: State
     tokens: np.ndarray
+
+
+@partial(jax.jit, static_argnums=1)
+def _grown(caches: tuple[LayerCache, ...], slots: int) -> tuple[LayerCache, ...]:
+    """Caches with more slots."""
+    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0))), caches)
 
 
 def _tokens(prompt: EncodedConversation) -> np.ndarray:
@@ -111,15 +118,15 @@ class JaxEngine:
         length = tokens.shape[1]
         with self._lock:
             kept, self._kept = self._kept, None
-        if kept is None or kept.state.ids_BS.shape[1] < length + max_new:
-            # Room for a few more turns, so that not every one of them moves to a larger cache.
-            slots = bucket(min(2 * (length + max_new), max(self.cfg.n_positions, length + max_new)))
-            kept = _Kept(empty_state(self.cfg, 1, slots, seed), np.zeros((2, 0), np.int32))
+        if kept is None:
+            kept = _Kept(empty_state(self.cfg, 1, self._slots(length + max_new), seed), np.zeros((2, 0), np.int32))
         state = kept.state
+        if state.ids_BS.shape[1] < length + max_new:
+            state = state._replace(caches=_grown(state.caches, self._slots(length + max_new)))
         shortest = min(kept.tokens.shape[1], length - 1)
         differs = (kept.tokens[:, :shortest] != tokens[:, :shortest]).any(0)
         common = int(differs.argmax()) if differs.any() else shortest
-        slots = state.ids_BS.shape[1]
+        slots = state.caches[0].k_BHSK.shape[2]
         ids_BS, roles_BS = np.pad(tokens, ((0, 0), (0, slots - length)))[:, None]
         state = state._replace(
             ids_BS=jnp.asarray(ids_BS),
@@ -133,6 +140,10 @@ class JaxEngine:
         if missing:
             state = fill(self.cfg, self._params, state, jnp.int32(common), min(bucket(missing), slots))
         return state
+
+    def _slots(self, wanted: int) -> int:
+        """Room for a few more turns, so that not every one of them moves to a larger cache."""
+        return bucket(min(2 * wanted, max(self.cfg.n_positions, wanted)))
 
     def _keep(self, state: State, tokens: np.ndarray) -> None:
         """tokens: all that the state knows; the last one is not in its cache."""

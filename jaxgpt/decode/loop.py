@@ -89,9 +89,10 @@ def begin(
     roles: Sequence[Sequence[int]] | None,
     max_new: int,
     seed: int,
+    first_row: int = 0,
 ) -> State:
     """`set_up` with the prompts in the cache, ready for `advance`."""
-    state = set_up(cfg, prompts, roles, max_new, seed)
+    state = set_up(cfg, prompts, roles, max_new, seed, first_row)
     return fill(cfg, params, state, jnp.int32(0), int(state.first))
 
 

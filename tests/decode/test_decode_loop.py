@@ -269,5 +269,5 @@ def test_buckets_are_few_and_little_too_long() -> None:
     assert (np.diff(buckets) >= 0).all()
     assert all(bucket(int(length)) == length for length in set(buckets))
     assert (buckets - lengths < np.maximum(16, lengths / 4)).all()
-    assert [bucket(length) for length in (1, 32, 33, 256, 257, 1023, 1024)] == [32, 32, 64, 256, 320, 1024, 1024]
-    assert len(set(buckets[:1024])) <= 16
+    assert [bucket(length) for length in (1, 32, 33, 256, 257, 1023, 1024)] == [16, 32, 48, 256, 320, 1024, 1024]
+    assert len(set(buckets[:1024])) <= 20
