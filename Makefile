@@ -31,6 +31,8 @@ check: lint test  ## what CI runs
 
 bench: .venv/installed  ## our numbers beside the peer's
 	$(BIN)/python benchmarks/records.py
+	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/decode.py
 
 clean:  ## remove the environment and caches; runs/ and data/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info
