@@ -59,6 +59,10 @@ def test_every_command_has_help(
         (["perplexity", "--model", "nowhere", "--data", "x"], "nowhere is no folder"),
         (["export", "nowhere", "--output", "x"], "nowhere is no folder"),
         (["chat", "--model", "nowhere"], "nowhere has no config.json"),
+        (
+            ["chat", "--model", "x", "--host", "0.0.0.0"],
+            "--host, --port and --password_file are of the page in the browser; add",
+        ),
         (["chat", "--model", "x", "--temperature", "-1"], "--temperature is -1.0; it must be 0"),
     ],
 )

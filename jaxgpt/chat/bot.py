@@ -1,7 +1,7 @@
 """One conversation with a model, prompted in the format that the model was trained on."""
 
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import lru_cache
 
@@ -56,7 +56,7 @@ class Bot:
     @decoding.setter
     def decoding(self, decoding: Decoding) -> None:
         positions = self._engine.cfg.n_positions
-        longest = decoding.max_new_tokens or min(200, positions // 2)
+        longest = decoding.longest(positions)
         if longest >= positions:
             raise UserError(
                 f"--max_new_tokens {longest} leaves no room for a prompt in the model's n_positions {positions}; "
@@ -81,7 +81,7 @@ class Bot:
         self.turns = self.turns[:-2]
         return undone
 
-    def stream(self, text: str) -> Iterator[str]:
+    def stream(self, text: str) -> Generator[str, None, None]:
         """Says `text` and yields the reply in pieces, which joined are the reply.
 
         `turns` has both once the iterator has come to its end. If it is closed or fails before that, the conversation
@@ -98,7 +98,7 @@ class Bot:
             emit(piece)
         return self.turns[-1].text
 
-    def retry(self) -> Iterator[str]:
+    def retry(self) -> Generator[str, None, None]:
         """Draws the last reply anew, in pieces as `stream`; the old one stays until the iterator has come to its end.
 
         UserError where nothing was said yet.
@@ -108,7 +108,7 @@ class Bot:
         before = self.turns[:-1]
         return self._answer(before, self._attempts.get(len(before), 0) + 1)
 
-    def _answer(self, turns: list[Turn], attempt: int) -> Iterator[str]:
+    def _answer(self, turns: list[Turn], attempt: int) -> Generator[str, None, None]:
         number = len(turns)
         limits = Limits(self._max_new_tokens, tuple(self._stop), self._not_first, (number, attempt))
         prompt, seen = self._prompt(turns)

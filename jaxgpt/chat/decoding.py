@@ -58,6 +58,10 @@ class Decoding:
         if self.seed is not None:
             _require(self.seed >= 0, "seed", self.seed, "be 0 or more")
 
+    def longest(self, n_positions: int) -> int:
+        """Tokens of the longest reply of a model with so many positions."""
+        return self.max_new_tokens or max(min(200, n_positions // 2), 1)
+
     @property
     def draws(self) -> bool:
         """Whether chance decides; otherwise the same conversation always gets the same reply."""

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from jaxgpt.chat.card import MARK, model_card
+from jaxgpt.chat.decoding import Decoding
 from jaxgpt.chat.provenance import provenance
 from jaxgpt.data.atomic import write_text
 from jaxgpt.data.dialogue import FORMATS, DialogueFormat
@@ -85,7 +86,7 @@ def dialogue_format_of(model: Model) -> DialogueFormat | None:
 
 def generation_config(model: Model, role_ids: list[int]) -> dict[str, Any]:
     """How the bot decodes by default: by sampling, since greedy decoding of dialogue repeats itself."""
-    eos = model.tokenizer.eos_token_id
+    decoding, eos = Decoding(), model.tokenizer.eos_token_id
     stops = [eos]
     if dialogue := dialogue_format_of(model):
         # The first token of a turn's end: transformers knows single stop tokens only. jaxgpt's own bot waits for all.
@@ -95,10 +96,10 @@ def generation_config(model: Model, role_ids: list[int]) -> dict[str, Any]:
         "eos_token_id": sorted(set(stops)),
         "pad_token_id": eos,
         "do_sample": True,
-        "temperature": 0.9,
-        "top_p": 0.9,
-        "top_k": 0,
-        "max_new_tokens": min(200, max(model.cfg.n_positions // 2, 1)),
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "top_k": decoding.top_k,
+        "max_new_tokens": decoding.longest(model.cfg.n_positions),
         **({"suppress_tokens": role_ids} if role_ids else {}),
     }
 

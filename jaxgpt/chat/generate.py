@@ -41,7 +41,7 @@ class Generator:
         self._tokenizer, self._decoding, self._stops = model.tokenizer, decoding, tuple(stops)
         self._cfg, self._params = for_decoding(model.cfg, model.params)
         positions = self._cfg.n_positions
-        self._max_new = decoding.max_new_tokens or min(200, positions // 2)
+        self._max_new = decoding.longest(positions)
         self._seed = int(np.random.SeedSequence(decoding.seed).generate_state(1)[0])
         self._modes, self._rules = make_rules(
             self._cfg.vocab_size,

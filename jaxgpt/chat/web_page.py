@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from jaxgpt.chat.bot import Bot
 from jaxgpt.chat.decoding import Decoding
@@ -79,7 +79,7 @@ class _Handlers:
         said: str,
         shown: list[dict[str, str]],
         settings: tuple[Any, ...],
-        begin: Callable[[Bot], Iterator[str]],
+        begin: Callable[[Bot], Generator[str, None, None]],
         typed: str = "",
     ) -> Iterator[tuple[Any, ...]]:
         """States of the page while a reply is drawn. typed: what stands in the box afterwards."""
@@ -90,7 +90,7 @@ class _Handlers:
             yield talk, shown, _box(typed, busy=True)
             try:
                 talk.bot.decoding = _decoding(talk.bot.decoding, settings)
-                with closing(cast("Generator[str, None, None]", begin(talk.bot))) as pieces:
+                with closing(begin(talk.bot)) as pieces:
                     for piece in pieces:
                         reply += piece
                         yield gr.skip(), [*shown, _message("assistant", reply)], gr.skip()
@@ -225,7 +225,7 @@ def _settings(decoding: Decoding, n_positions: int) -> "list[gr.components.Compo
     import gradio as gr
 
     temperature, top_k, penalty = decoding.temperature, decoding.top_k, decoding.repetition_penalty
-    longest = decoding.max_new_tokens or min(200, n_positions // 2)
+    longest = decoding.longest(n_positions)
     return [
         gr.Slider(0, max(2, temperature), temperature, step=0.05, label="Temperature", info="0: likeliest"),
         gr.Slider(0.01, 1, decoding.top_p, step=0.01, label="Top-p", info="1: all tokens"),

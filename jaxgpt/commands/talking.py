@@ -106,6 +106,8 @@ def chat(arguments: list[str]) -> None:
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty; say something, or leave it out to talk")
 
+    if not args.web and (args.host, args.port, args.password_file) != ("127.0.0.1", 7860, None):
+        raise UserError("--host, --port and --password_file are of the page in the browser; add --web")
     if args.web and (args.prompt is not None or args.transcript):
         raise UserError("--web shows a page; leave out --prompt and --transcript, which are for the terminal")
 
