@@ -47,7 +47,9 @@ def run(main: Callable[[], None]) -> None:
             raise
         fail(f"{_disk_full(OSError(errno.ENOSPC, 'No space left on device', where))}; {_AFTER_FREEING}")
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from what is finished", file=sys.stderr, flush=True)
+        print(
+            "interrupted; what was finished stays, and the same command may be given again", file=sys.stderr, flush=True
+        )
         raise SystemExit(130) from None
 
 
@@ -91,11 +93,26 @@ def parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
         return parser.instantiate(parser.parse_args(arguments))
     except (ArgumentError, JsonArgumentError) as error:
         message = " ".join(str(error).split())
-        raise UserError(_with_nearest(message, _keys(parser))) from None
+        raise UserError(_with_nearest(_with_choices(message), _keys(parser))) from None
 
 
 def _keys(parser: "ArgumentParser") -> list[str]:
     return [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
+
+
+# How jsonargparse speaks of a value that is none of a few words, and of one that should be a list.
+_CHOICE = r'Parser key "([\w.]+)": .*typing\.Literal\[(.*?)\].*(?:Got|Given) value: (.*)'
+_LIST = r'Parser key "([\w.]+)": Expected a <class \'list\'>\. Got value: (.*)'
+
+
+def _with_choices(message: str) -> str:
+    """The same in words for people."""
+    if found := re.search(_CHOICE, message):
+        key, choices, value = found.groups()
+        return f"--{key} is {value!r}; it must be one of {choices.replace(chr(39), '')}"
+    if found := re.search(_LIST, message):
+        return f"--{found[1]} is a list; write --{found[1]}+ {found[2]}"
+    return message
 
 
 # How jsonargparse speaks of a key that does not exist: within a section, on the command line, at the top of a file.

@@ -95,7 +95,7 @@ def import_model(
 
 
 def _tokenizer(name: str, source: "Source", chosen: str | None) -> Tokenizer:
-    from jaxgpt.train.models import source_tokenizer
+    from jaxgpt.model.source import source_tokenizer
 
     if chosen is not None:
         return load_tokenizer(chosen)

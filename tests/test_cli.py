@@ -58,7 +58,11 @@ def test_every_command_has_help(
         (["train", "--output", "x", "--data.path", "nowhere"], "nowhere/manifest.json is missing"),
         (["perplexity", "--model", "nowhere", "--data", "x"], "nowhere is no folder"),
         (["export", "nowhere", "--output", "x"], "nowhere is no folder"),
-        (["chat", "--model", "nowhere"], "nowhere has no config.json"),
+        (["chat", "--model", "nowhere"], "nowhere is no folder"),
+        (["import", "x", "--output", "o", "--format", "foo"], "--format is 'foo'; it must be one of eos, tags, sep"),
+        (["export", "x", "--output", "o", "--dtype", "f8"], "--dtype is 'f8'; it must be one of float32, bfloat16"),
+        (["generate", "--model", "x", "--prompt", "a", "--stop", "b"], "--stop is a list; write --stop+ b"),
+        (["generate", "--model", "a--b", "--prompt", "a"], "a--b is no folder or file here"),
         (
             ["chat", "--model", "x", "--host", "0.0.0.0"],
             "--host, --port and --password_file are of the page in the browser; add",

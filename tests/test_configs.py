@@ -54,6 +54,10 @@ def test_the_sizes_are_the_published_ones(name: str, millions: float) -> None:
     assert round(cfg.model.n_params / 1e6, 2) == millions
 
 
+def test_distilgpt2_is_small_with_half_the_layers() -> None:
+    assert ModelConfig(n_layer=6).n_params == 81_912_576  # Hugging Face's count for `distilgpt2`
+
+
 def test_the_default_model_is_gpt2_small() -> None:
     assert ModelConfig().n_params == 124_439_808  # Hugging Face's count for `gpt2`
     assert ModelConfig().padded_vocab_size == 50304

@@ -9,7 +9,7 @@ from jaxgpt.chat.provenance import Provenance
 from jaxgpt.config import ModelConfig
 from jaxgpt.data.dialogue import FORMATS, Conversation, DialogueFormat
 from jaxgpt.data.manifest import Manifest
-from jaxgpt.model.fold import ROLE_TOKENS
+from jaxgpt.model.hf_config import ROLE_TOKENS
 from jaxgpt.model.write import Dtype
 from jaxgpt.train.models import Model
 

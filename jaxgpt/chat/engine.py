@@ -10,9 +10,10 @@ import numpy as np
 from jaxgpt.chat.decoding import Decoding
 from jaxgpt.config import RUN_FILE, ModelConfig
 from jaxgpt.data.dialogue import FORMATS, DialogueFormat, EncodedConversation
-from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
+from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
-from jaxgpt.model.hf_config import read_hf_config
+from jaxgpt.model.hf_config import FILE as HF_CONFIG
+from jaxgpt.model.source import check_vocabulary, open_source, source_tokenizer
 
 EngineKind = Literal["torch", "jax"]
 USER, BOT = 0, 1  # roles; whoever opens the conversation is role 0
@@ -100,14 +101,24 @@ class Described:
 
 
 def describe(folder: Path) -> Described:
-    """UserError where the folder is a run, or its model was not trained on conversations."""
-    if (folder / RUN_FILE).is_file():
+    """Names and shapes of all weights are checked, their values are not read.
+
+    UserError where the folder is a run or not whole, or its model was not trained on conversations.
+    """
+    if (folder / RUN_FILE).is_file() and not (folder / HF_CONFIG).is_file():
         raise UserError(f"{folder} is a run; export it first: jaxgpt export {folder} --output {folder}/hf")
-    cfg, config = read_hf_config(folder)
-    name = config.get("dialogue_format")
-    if name not in FORMATS:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; the bot talks with a folder that `jaxgpt export` made")
+    source = open_source(str(folder))
+    name = source.content.get("dialogue_format")
+    if name not in tuple(FORMATS):
         raise UserError(
-            f"{folder}/config.json: dialogue_format is {name!r}, the bot knows {', '.join(FORMATS)}; "
-            "train on pages of conversations and export that run"
+            f"{folder}/config.json: dialogue_format is {name!r}, the bot knows {', '.join(FORMATS)}; train on pages of "
+            f"conversations and export that run, or say what the model knows: jaxgpt import {folder} --format eos "
+            "--output DIR, and export DIR"
         )
-    return Described(cfg, load_tokenizer(str(folder)), FORMATS[name], config)
+    tokenizer = source_tokenizer(source)
+    if tokenizer is None:
+        raise UserError(f"{folder} has no tokenizer; export the run again")
+    check_vocabulary(str(folder), source, tokenizer)
+    return Described(source.cfg, tokenizer, FORMATS[name], source.content)

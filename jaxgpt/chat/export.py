@@ -13,9 +13,9 @@ from jaxgpt.data.atomic import write_text
 from jaxgpt.data.dialogue import FORMATS, DialogueFormat
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
-from jaxgpt.model.fold import ROLE_TOKENS, stock
+from jaxgpt.model.fold import stock
 from jaxgpt.model.hf_config import FILE as CONFIG
-from jaxgpt.model.hf_config import ROLE_TOKEN_IDS, to_hf_config
+from jaxgpt.model.hf_config import ROLE_TOKEN_IDS, ROLE_TOKENS, to_hf_config
 from jaxgpt.model.write import MAX_SHARD_BYTES, Dtype, check_values, check_weights, write_weights
 from jaxgpt.train.models import Model
 
@@ -78,6 +78,11 @@ def _is_export(output: Path) -> bool:
         return (output / CARD).is_file() and MARK in (output / CARD).read_text(encoding="utf-8")
     except ValueError:  # neither JSON nor UTF-8 that we wrote
         return False
+
+
+def withdraw(output: Path) -> None:
+    """Makes an export that PyTorch computes otherwise no model any more; the next one may take its folder."""
+    (output / CONFIG).unlink()
 
 
 def dialogue_format_of(model: Model) -> DialogueFormat | None:

@@ -66,7 +66,7 @@ class Generator:
                 yield Completion(prompt, text, tokens, ended)
 
     def stream(self, prompt: str) -> Iterator[str]:
-        """The pieces of one completion while it is drawn; white space and half characters wait for what follows."""
+        """The pieces of one completion while it is drawn; half characters, and what may begin a stop text, wait."""
         sent = ""
         for texts, _ in self._pieces([self._encode(prompt, 1)], 0):
             certain = texts[0].removesuffix(_HALF)
@@ -93,11 +93,14 @@ class Generator:
             return self._search(prompts)
         for texts, drawn in self._pieces(prompts, number):
             last_texts, last_drawn = texts, drawn
-        eos = self._tokenizer.eos_token_id
-        return [
-            (text, len(ids), ids[-1:] == [eos] or len(text) < len(self._text(ids)))
-            for text, ids in zip(last_texts, last_drawn, strict=True)
-        ]
+        return [self._finished(text, ids) for text, ids in zip(last_texts, last_drawn, strict=True)]
+
+    def _finished(self, text: str, ids: list[int]) -> tuple[str, int, bool]:
+        """The cut text, how many tokens it took to know its end, and whether it ended by itself."""
+        if len(text) == len(self._text(ids)):
+            return text, len(ids), ids[-1:] == [self._tokenizer.eos_token_id]
+        needed = next(n for n in range(1, len(ids) + 1) if self._cut(whole := self._text(ids[:n])) != whole)
+        return text, needed, True
 
     def _pieces(self, prompts: list[list[int]], number: int) -> Iterator[tuple[list[str], list[list[int]]]]:
         """Texts, cut at their stops, and ids of all rows so far, again and again until all are over."""

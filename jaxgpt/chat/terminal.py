@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_type_hints
@@ -34,6 +35,8 @@ def talk(bot: Bot, transcript: Transcript | None = None) -> None:
     """Reads lines until /quit, Ctrl-C or the end of the input; each conversation goes to the transcript at its end."""
     if sys.stdin.isatty():
         _edit_lines()
+    elif isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text in this locale
     print(_WELCOME)
     with _leaving_by_exception():
         try:

@@ -157,6 +157,9 @@ def _load(folder: Path) -> "_Speaker":
     model, report = loaded
     if names := sorted(report["missing_keys"]):
         raise UserError(f"{folder}: the weights have no tensor {names[0]} ({len(names)} are missing); export it again")
+    for name, param in model.named_parameters():
+        if not torch.isfinite(param).all():
+            raise UserError(f"{folder}: the tensor {name} has numbers that are not finite; the model is broken")
     model.generation_config = GenerationConfig()  # the folder's own defaults are not for us
     return model
 

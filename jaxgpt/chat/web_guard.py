@@ -69,7 +69,7 @@ class Guard:
         if self._hosts is not None and _hostname(host) not in self._hosts:
             return 403, f"this server does not go by the name {host!r}"
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             return 403, f"this server takes no requests from pages of {origin!r}"
         if path.startswith(_CLOSED):
             return 404, "this page takes no files"
@@ -94,6 +94,13 @@ class Guard:
 def _hostname(host: str) -> str | None:
     try:
         return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
     except ValueError:
         return None
 

@@ -100,6 +100,9 @@ class _Handlers:
             except UserError as error:
                 gr.Warning(str(error))
                 typed = said or typed
+            except Exception:
+                yield talk, _messages(talk.bot), _box(said or typed, busy=False)  # or nobody could type any more
+                raise
             yield talk, _messages(talk.bot), _box(typed, busy=False)
 
     def halt(self, talk: _Talk | None) -> None:

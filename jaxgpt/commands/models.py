@@ -70,6 +70,8 @@ def export(arguments: list[str]) -> None:
         print(line)
     if args.json:
         print_json({"output": str(output), "step": model.step, "dtype": args.dtype, **parity.as_json()})
+    if not parity.holds:
+        exporting.withdraw(output)
     parity.check(str(output))
 
 

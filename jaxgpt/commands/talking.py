@@ -24,7 +24,9 @@ def generate(arguments: list[str]) -> None:
         "--prompts", type=str | None, default=None, help="a file with a prompt per line; the output is JSON Lines"
     )
     parser.add_argument("--batch_size", type=int, default=8, help="prompts at once")
-    parser.add_argument("--stop", type=list[str], default=[], help="texts before which a completion ends")
+    parser.add_argument(
+        "--stop", type=list[str], default=[], help="a text before which a completion ends; --stop+ TEXT adds one"
+    )
     parser.add_class_arguments(Decoding)
     parser.add_argument("--json", action="store_true", help="with --prompt: print the completion as JSON")
     args = parse(parser, arguments)
@@ -53,7 +55,8 @@ def generate(arguments: list[str]) -> None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            return [line.removesuffix("\n") for line in file]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error}); convert it first") from None
 
@@ -103,6 +106,8 @@ def chat(arguments: list[str]) -> None:
     args = parse(parser, arguments)
     decoding = Decoding(**{name: getattr(args, name) for name in Decoding.__dataclass_fields__})
     names = _speakers(args.names)
+    if args.json and args.prompt is None:
+        raise UserError("--json is for one exchange; add --prompt TEXT")
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty; say something, or leave it out to talk")
 

@@ -109,7 +109,8 @@ def constrain(
         seen_BV = _mark(logits_BV, ids_BS, known_BS)
         penalised = jnp.where(logits_BV < 0, logits_BV * rules.repetition_penalty, logits_BV / rules.repetition_penalty)
         logits_BV = jnp.where(seen_BV, penalised, logits_BV)
-    if size := modes.no_repeat_ngram_size:
+    size = modes.no_repeat_ngram_size
+    if 0 < size <= ids_BS.shape[1]:  # longer ones can't occur
         # An n-gram that begins at a slot repeats if its first tokens are the row's last ones; it must end before `at`.
         repeats_BS = (slots_S >= starts_B[:, None]) & (slots_S + size - 1 < at)
         for offset in range(size - 1):

@@ -12,7 +12,6 @@ from jaxgpt.errors import UserError
 from jaxgpt.model.convert import to_hf_tensors
 from jaxgpt.model.stack import PARTS, Params, owner
 
-ROLE_TOKENS = ("<|role0|>", "<|role1|>")
 _WTE, _WPE, _WRE, _HEAD = "transformer.wte.weight", "transformer.wpe.weight", "transformer.wre.weight", "lm_head.weight"
 _LAST_BIAS = "transformer.ln_f.bias"
 _ROWS = 4096  # of a table that are float64 at the same time

@@ -102,7 +102,12 @@ def config_of_shapes(
     )
     layers = {int(found[1]) for name in renamed.tensors if (found := re.match(r"transformer\.h\.(\d+)\.", name))}
     n_embd, assumed = table[1], []
-    heads = n_head or args.get("n_head")
+    heads = args.get("n_head")
+    if None not in (n_head, heads) and n_head != heads:
+        raise UserError(f"{path} says n_head {heads}, --n_head is {n_head}; leave --n_head out")
+    heads = n_head if n_head is not None else heads
+    if heads is not None and (heads < 1 or n_embd % heads):
+        raise UserError(f"--n_head {heads} does not divide the width {n_embd} of {path}; give the number that it has")
     if heads is None:
         if n_embd % _HEAD_SIZE:
             raise UserError(

@@ -10,6 +10,7 @@ from jaxgpt.errors import UserError
 
 FILE = "config.json"
 ROLE_TOKEN_IDS = "role_token_ids"  # ours: the two last rows of the tables, which an export makes of a role table
+ROLE_TOKENS = ("<|role0|>", "<|role1|>")  # how the exported tokenizer calls them
 GPT2_FIELDS = (
     "vocab_size",
     "n_positions",

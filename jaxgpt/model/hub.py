@@ -41,6 +41,7 @@ def hub_folder(name: str) -> Path:
     does not know the name, and the cache does not have it.
     """
     from huggingface_hub import list_repo_files, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     try:
         files = list_repo_files(name)
@@ -48,7 +49,10 @@ def hub_folder(name: str) -> Path:
         if kind:
             return Path(snapshot_download(name, allow_patterns=[*_OTHERS, *kind]))
     except Exception as error:  # no network, no such name, no access: each layer below raises what it likes
-        cached = try_to_load_from_cache(name, hf_config.FILE)
+        try:
+            cached = try_to_load_from_cache(name, hf_config.FILE)
+        except HFValidationError:  # it looks like a name and can't be one: a--b, say
+            cached = None
         if isinstance(cached, str):
             return Path(cached).parent
         raise UserError(

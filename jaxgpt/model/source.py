@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.config import ModelConfig
+from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model import foreign, hf_config
 from jaxgpt.model.foreign import LM_HEAD, WRE, WTE
@@ -168,3 +169,20 @@ def _tie(stored: Tensors, cfg: ModelConfig, content: Mapping[str, Any]) -> tuple
         return stored, replace(cfg, tie_word_embeddings=False)
     tied = {name: tensor for name, tensor in stored.items() if name != LM_HEAD}
     return tied, replace(cfg, tie_word_embeddings=True)
+
+
+def source_tokenizer(source: Source) -> Tokenizer | None:
+    """None where the files have none. The tokens that an export adds for a role table are taken out again."""
+    if source.tokenizer is None:
+        return None
+    tokenizer = load_tokenizer(str(source.tokenizer))
+    return tokenizer.without(hf_config.ROLE_TOKENS) if source.cfg.use_role_table else tokenizer
+
+
+def check_vocabulary(name: str, source: Source, tokenizer: Tokenizer) -> None:
+    """UserError where the tokenizer has ids that the model lacks."""
+    if tokenizer.vocab_size > source.cfg.vocab_size:
+        raise UserError(
+            f"{name} has a vocabulary of {source.cfg.vocab_size} ids, its tokenizer {tokenizer.name} one of "
+            f"{tokenizer.vocab_size}; give the tokenizer that the model was trained with"
+        )

@@ -13,10 +13,9 @@ from jaxgpt.data.manifest import TOKENIZER_FOLDER
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model.convert import from_hf_tensors
-from jaxgpt.model.fold import ROLE_TOKENS
 from jaxgpt.model.gpt2 import param_shapes
 from jaxgpt.model.hf_config import FILE as HF_CONFIG
-from jaxgpt.model.source import Source, open_source
+from jaxgpt.model.source import Source, check_vocabulary, open_source, source_tokenizer
 from jaxgpt.model.stack import Params
 from jaxgpt.train import checkpoint, run
 
@@ -75,14 +74,6 @@ def find_model(name: str, step: int | None = None) -> FoundModel:
     return from_source(name, source, source_tokenizer(source))
 
 
-def source_tokenizer(source: Source) -> Tokenizer | None:
-    """None where the files have none. The tokens that an export adds for a role table are taken out again."""
-    if source.tokenizer is None:
-        return None
-    tokenizer = load_tokenizer(str(source.tokenizer))
-    return tokenizer.without(ROLE_TOKENS) if source.cfg.use_role_table else tokenizer
-
-
 def on_one_device(cfg: ModelConfig) -> Params:
     """Shapes of the parameters, placed on the first device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -107,11 +98,8 @@ def _find_run(folder: Path, step: int | None) -> FoundModel:
 
 def from_source(name: str, source: Source, tokenizer: Tokenizer | None) -> FoundModel:
     """A model from outside. UserError where it has fewer ids than the tokenizer."""
-    if tokenizer and tokenizer.vocab_size > source.cfg.vocab_size:
-        raise UserError(
-            f"{name} has a vocabulary of {source.cfg.vocab_size} ids, its tokenizer {tokenizer.name} one of "
-            f"{tokenizer.vocab_size}; give the tokenizer that the model was trained with"
-        )
+    if tokenizer:
+        check_vocabulary(name, source, tokenizer)
     dialogue_format = source.content.get("dialogue_format")
     if dialogue_format not in (None, *FORMATS):
         raise UserError(
