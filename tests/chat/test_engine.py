@@ -1,6 +1,7 @@
 """The PyTorch engine says what transformers says, computes nothing twice, and survives being stopped."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from small_bots import encoded, make_folder, small_tokenizer
 from transformers import GPT2LMHeadModel
 
@@ -288,22 +290,41 @@ def test_what_is_no_bot_is_refused(folders: dict[str, Path], tmp_path: Path) -> 
         (folder / "config.json").write_text(json.dumps(content))
         return folder
 
-    for wrong in (None, "irc"):
-        with pytest.raises(UserError, match=f"dialogue_format is {wrong!r}, the bot knows eos, tags, sep"):
+    for wrong in (None, "irc", ["eos"]):
+        with pytest.raises(UserError, match=re.escape(f"dialogue_format is {wrong!r}, the bot knows eos, tags, sep")):
             open_engine("torch", copied(dialogue_format=wrong))
     run = copied()
-    (run / "config.yaml").write_text("output: x\n")
+    (run / "config.json").rename(run / "config.yaml")
     with pytest.raises(UserError, match="is a run; export it first: jaxgpt export"):
         open_engine("torch", run)
-    with pytest.raises(UserError, match=r"no config\.json"):
+    with pytest.raises(UserError, match="is no folder; the bot talks with a folder that `jaxgpt export` made"):
         open_engine("torch", tmp_path / "nothing")
     damaged = copied()
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UserError, match="the weights can't be read"):
+    with pytest.raises(UserError, match=r"model\.safetensors .*damaged|model\.safetensors ends"):
         open_engine("torch", damaged)
     weights.unlink()
-    with pytest.raises(UserError, match="the weights can't be read"):
+    with pytest.raises(UserError, match=r"has neither|has no"):
         open_engine("torch", damaged)
-    with pytest.raises(UserError, match=r"the weights have no tensor transformer\.h\.3\."):
+    with pytest.raises(UserError, match=r"lacks 12 tensors: transformer\.h\.3\."):
         open_engine("torch", copied(n_layer=4))
+    with pytest.raises(UserError, match=r"has beside a GPT-2's 12 tensors: transformer\.h\.2\."):
+        open_engine("torch", copied(n_layer=2))
+    with pytest.raises(UserError, match=r"c_fc\.\w+ has shape .* makes it"):
+        open_engine("torch", copied(n_inner=73))
+    without = copied()
+    (without / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="has no tokenizer"):
+        open_engine("torch", without)
+    larger = copied()
+    small_tokenizer("<more>", "<and more>").save(larger)
+    with pytest.raises(UserError, match=r"has a vocabulary of \d+ ids, its tokenizer .* one of \d+"):
+        open_engine("torch", larger)
+    broken = copied()
+    tensors = load_file(broken / "model.safetensors")
+    tensors["transformer.h.1.mlp.c_fc.weight"][3, 5] = np.nan
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    for kind in ("torch", "jax"):
+        with pytest.raises(UserError, match=r"transformer\.h\.1\.mlp\.c_fc\.weight .*not finite"):
+            open_engine(kind, broken)  # type: ignore[arg-type]

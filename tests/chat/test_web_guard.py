@@ -64,7 +64,13 @@ def test_a_name_that_is_not_this_machines_is_refused(client: httpx.Client, host:
 
 def test_other_pages_are_refused(client: httpx.Client, site: Running, echo: Echo) -> None:
     asked = len(echo.asked)
-    for origin in ("http://evil.example", "null", site.url.replace("http", "https") + "0", "http://localhost:1"):
+    for origin in (
+        "http://evil.example",
+        "null",
+        site.url.replace("http", "https") + "0",
+        "http://localhost:1",
+        "http://[",
+    ):
         answer = client.post("/gradio_api/queue/join", json={}, headers={"Origin": origin})
         assert answer.status_code == 403, origin
     own = client.get("/config", headers={"Origin": site.url})
