@@ -39,6 +39,7 @@ def _loss_and_grads(cfg: ModelConfig, params: Params, **inputs: Any) -> Any:
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_groups", [1, 3])
 @pytest.mark.parametrize("share", ["all", "attention", "mlp"])
 def test_sharing_is_a_plain_model_whose_layers_have_equal_weights(share: str, n_groups: int) -> None:
@@ -118,6 +119,7 @@ SHARED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", SHARED, ids=str)
 def test_scanned_layers_compute_what_unrolled_ones_do(changes: dict) -> None:
     cfg = model_config(n_layer=4, resid_pdrop=0.1, attn_pdrop=0.2, embd_pdrop=0.1, **changes)
@@ -136,6 +138,7 @@ def test_scanned_layers_compute_what_unrolled_ones_do(changes: dict) -> None:
         assert np.abs(np.asarray(ours) - theirs).max() < 1e-5 * max(1.0, np.abs(theirs).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("remat", ["full", "dots_saveable", "dots_with_no_batch_dims_saveable"])
 def test_rematerialisation_changes_no_gradient_but_keeps_less(remat: str, scan: bool) -> None:
