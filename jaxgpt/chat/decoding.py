@@ -1,6 +1,7 @@
 """How a reply is drawn, and from how much of the conversation. Imports no framework, so that `--help` is fast."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from jaxgpt.errors import UserError
 
@@ -61,6 +62,17 @@ class Decoding:
     def longest(self, n_positions: int) -> int:
         """Tokens of the longest reply of a model with so many positions."""
         return self.max_new_tokens or max(min(200, n_positions // 2), 1)
+
+    def rules(self) -> dict[str, Any]:
+        """How one token is chosen, as decode.rules.make_rules takes it."""
+        return {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "no_repeat_ngram_size": self.no_repeat_ngram_size,
+        }
 
     @property
     def draws(self) -> bool:

@@ -45,12 +45,7 @@ class Generator:
         self._seed = int(np.random.SeedSequence(decoding.seed).generate_state(1)[0])
         self._modes, self._rules = make_rules(
             self._cfg.vocab_size,
-            temperature=decoding.temperature,
-            top_k=decoding.top_k,
-            top_p=decoding.top_p,
-            min_p=decoding.min_p,
-            repetition_penalty=decoding.repetition_penalty,
-            no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+            **decoding.rules(),
             eos_id=self._tokenizer.eos_token_id,
         )
         if decoding.num_beams > 1 and self._stops:

@@ -100,12 +100,7 @@ class JaxEngine:
     def _rules(self, decoding: Decoding, limits: Limits) -> tuple[Modes, Rules]:
         return make_rules(
             self.cfg.vocab_size,
-            temperature=decoding.temperature,
-            top_k=decoding.top_k,
-            top_p=decoding.top_p,
-            min_p=decoding.min_p,
-            repetition_penalty=decoding.repetition_penalty,
-            no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+            **decoding.rules(),
             eos_id=self.tokenizer.eos_token_id,
             stops=[limits.stop_ids],
             banned_first=limits.not_first,

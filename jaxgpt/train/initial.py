@@ -13,23 +13,11 @@ from jaxgpt.errors import UserError
 from jaxgpt.model.gpt2 import param_shapes
 from jaxgpt.model.stack import Params
 from jaxgpt.train.models import FoundModel, find_model
+from jaxgpt.train.run import SHAPE
 from jaxgpt.train.step import TrainState, init_state
 
-# Fields of the model that must be the same; some others may grow or shrink, see _differing.
-_SAME = (
-    "n_embd",
-    "n_layer",
-    "n_head",
-    "n_inner",
-    "activation_function",
-    "layer_norm_epsilon",
-    "scale_attn_weights",
-    "scale_attn_by_inverse_layer_idx",
-    "tie_word_embeddings",
-    "embed_dim",
-    "share",
-    "n_groups",
-)
+# Fields of the shape that may grow, shrink or begin; see _differing. The others must be the same.
+_MAY_DIFFER = ("vocab_size", "n_positions", "use_token_types", "use_role_table")
 _VOCABULARY = ("wte", "lm_head")
 
 
@@ -57,7 +45,7 @@ def _fields(cfg: ModelConfig) -> dict[str, Any]:
 def _differing(source: ModelConfig, cfg: ModelConfig) -> list[str]:
     """More ids, fewer positions and roles that the source did not have are no difference."""
     there, here = _fields(source), _fields(cfg)
-    differing = [name for name in _SAME if there[name] != here[name]]
+    differing = [name for name in SHAPE if name not in _MAY_DIFFER and there[name] != here[name]]
     if cfg.vocab_size < source.vocab_size:
         differing.append("vocab_size")
     if cfg.n_positions > source.n_positions:

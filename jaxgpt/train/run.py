@@ -13,7 +13,7 @@ from jaxgpt.train import checkpoint
 from jaxgpt.train.checkpoint import FOLDER, RunState
 
 # Of the model's fields, those that change the parameters' shapes or meaning.
-_SHAPE = (
+SHAPE = (
     "vocab_size",
     "n_positions",
     "n_embd",
@@ -67,7 +67,7 @@ def is_import(run: Path) -> bool:
 
 def _check_continues(run: Path, before: RunState, cfg: Config, data_hash: str) -> None:
     old, new = asdict(ModelConfig(**before.config["model"])), asdict(cfg.model)
-    for name in _SHAPE:
+    for name in SHAPE:
         if old[name] != new[name]:
             raise UserError(
                 f"{run} was trained with model.{name} {old[name]}, now it is {new[name]}; "
