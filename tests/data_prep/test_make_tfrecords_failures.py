@@ -287,7 +287,7 @@ def test_killed_before_the_build_is_recorded(tmp_path):
     [
         (["--row_lenght", "64"], "no option row_lenght; did you mean row_length?"),
         (["--shards", "many"], '"shards"'),
-        (["--format", "html"], '"format"'),
+        (["--format", "html"], "--format is 'html'; it must be one of eos, tags, sep"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(tmp_path, options, message):
