@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.decode.loop import drawn_ids, generate, set_up
 from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.decode.rules import make_rules
 from jaxgpt.model.convert import from_hf_tensors
+from jaxgpt.model_config import ModelConfig
 
 PROMPT = 16
 

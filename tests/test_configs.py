@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jaxgpt.config import Config, ModelConfig
+from jaxgpt.config import Config
 from jaxgpt.errors import UserError
+from jaxgpt.model_config import ModelConfig
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
+BELOW = ("jaxgpt.checks", "jaxgpt.config", "jaxgpt.model_config", "jaxgpt.errors", "jaxgpt.progress")
 ROOMS = ["data", "model", "decode", "train", "evaluate", "chat"]
 FILES = sorted(
     path.relative_to(REPOSITORY) for folder in ("jaxgpt", "data_prep") for path in (REPOSITORY / folder).rglob("*.py")
@@ -60,9 +61,9 @@ def test_a_room_imports_only_rooms_to_its_left(path: Path) -> None:
         allowed = ("jaxgpt",)
     elif len(path.parts) == 3:
         rooms = ROOMS[: ROOMS.index(path.parts[1]) + 1]
-        allowed = ("jaxgpt.config", "jaxgpt.errors", "jaxgpt.progress", *(f"jaxgpt.{room}" for room in rooms))
-    elif path.name in ("errors.py", "config.py", "command.py", "progress.py"):
-        allowed = ("jaxgpt.errors",)
+        allowed = (*BELOW, *(f"jaxgpt.{room}" for room in rooms))
+    elif path.with_suffix("").as_posix().replace("/", ".") in (*BELOW, "jaxgpt.command"):
+        allowed = BELOW
     else:
         allowed = ("jaxgpt",)
     wrong = [name for name in ours if not name.startswith(allowed)]

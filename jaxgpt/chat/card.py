@@ -6,11 +6,11 @@ import numpy as np
 import yaml
 
 from jaxgpt.chat.provenance import Provenance
-from jaxgpt.config import ModelConfig
 from jaxgpt.data.dialogue import FORMATS, Conversation, DialogueFormat
 from jaxgpt.data.manifest import Manifest
 from jaxgpt.model.hf_config import ROLE_TOKENS
 from jaxgpt.model.write import Dtype
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.models import Model
 
 MARK = "This folder was written by `jaxgpt export`."

@@ -8,12 +8,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from jaxgpt.chat.decoding import Decoding
-from jaxgpt.config import RUN_FILE, ModelConfig
+from jaxgpt.config import RUN_FILE
 from jaxgpt.data.dialogue import FORMATS, DialogueFormat, EncodedConversation
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model.hf_config import FILE as HF_CONFIG
 from jaxgpt.model.source import check_vocabulary, open_source, source_tokenizer
+from jaxgpt.model_config import ModelConfig
 
 EngineKind = Literal["torch", "jax"]
 USER, BOT = 0, 1  # roles; whoever opens the conversation is role 0

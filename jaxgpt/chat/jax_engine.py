@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxgpt.chat.decoding import Decoding
 from jaxgpt.chat.engine import BOT, Limits, describe, draw_seed
-from jaxgpt.config import ModelConfig
 from jaxgpt.data.dialogue import EncodedConversation
 from jaxgpt.decode.beam import beam_search
 from jaxgpt.decode.loop import State, advance, bucket, drawn_ids, empty_state, fill, row_keys
@@ -22,6 +21,7 @@ from jaxgpt.model.block import LayerCache
 from jaxgpt.model.gpt2 import hidden_states, output_table
 from jaxgpt.model.loss import token_nll
 from jaxgpt.model.stack import Params
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.models import load_model
 
 _PIECE = 2  # tokens that are drawn before the host looks: enough to hide the way there and back, too few to notice

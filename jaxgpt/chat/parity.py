@@ -10,13 +10,13 @@ import numpy as np
 
 from jaxgpt.chat.parity_text import Sample, prose
 from jaxgpt.chat.quiet import quiet_loading
-from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt2 import logits
 from jaxgpt.model.hf_config import to_hf_config
 from jaxgpt.model.stack import Params
 from jaxgpt.model.write import Dtype
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.models import Model
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgpt.config import RUN_FILE, ModelConfig
+from jaxgpt.config import RUN_FILE
 from jaxgpt.data.loader import Pages
 from jaxgpt.data.manifest import FILE as MANIFEST
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.checkpoint import read_run_state
 
 # The logits of all of them are in memory at the same time.

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.decode.loop import State, begin
 from jaxgpt.decode.prepare import next_logits
 from jaxgpt.decode.rules import Modes, Rules, constrain, ended
 from jaxgpt.model.block import Chunk, LayerCache
 from jaxgpt.model.gpt2 import extend
 from jaxgpt.model.stack import Params
+from jaxgpt.model_config import ModelConfig
 
 _DIVISORS = 1e-30, 1e30  # a score over one of them is still a number
 

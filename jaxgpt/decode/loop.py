@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.decode.prepare import next_logits
 from jaxgpt.decode.rules import Modes, Rules, choose, constrain, ended
 from jaxgpt.model.block import Chunk, LayerCache
 from jaxgpt.model.gpt2 import empty_caches, extend
 from jaxgpt.model.stack import Params
+from jaxgpt.model_config import ModelConfig
 
 # Lengths are rounded up, so that few shapes are compiled: to multiples of this, of more for longer ones.
 _SMALLEST = 16

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.model.gpt2 import output_table, to_logits
 from jaxgpt.model.layers import SLICES, times_slices
 from jaxgpt.model.stack import Params, unrolled
+from jaxgpt.model_config import ModelConfig
 
 _HEAD = "head_slices"
 _MOST_SLICES = 8

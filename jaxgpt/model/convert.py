@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt2 import param_shapes
 from jaxgpt.model.stack import Params, stacked, unrolled
+from jaxgpt.model_config import ModelConfig
 
 _PREFIX = "transformer."
 _TABLES = ("wte.weight", "lm_head.weight")  # their rows are padded inside

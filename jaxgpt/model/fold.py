@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.convert import to_hf_tensors
 from jaxgpt.model.stack import PARTS, Params, owner
+from jaxgpt.model_config import ModelConfig
 
 _WTE, _WPE, _WRE, _HEAD = "transformer.wte.weight", "transformer.wpe.weight", "transformer.wre.weight", "lm_head.weight"
 _LAST_BIAS = "transformer.ln_f.bias"

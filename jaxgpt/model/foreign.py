@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.weights import Tensor, Tensors
+from jaxgpt.model_config import ModelConfig
 
 PREFIX = "transformer."
 WTE, WRE, LM_HEAD = "transformer.wte.weight", "transformer.wre.weight", "lm_head.weight"

@@ -16,11 +16,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.model.block import Chunk, LayerCache
 from jaxgpt.model.dropout import dropout, site_keys
 from jaxgpt.model.layers import Embedding, LayerNorm, Linear
 from jaxgpt.model.stack import Params, init_blocks, run_blocks, run_blocks_cached
+from jaxgpt.model_config import ModelConfig
 
 N_ROLES = 2
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
+from jaxgpt.model_config import ModelConfig
 
 FILE = "config.json"
 ROLE_TOKEN_IDS = "role_token_ids"  # ours: the two last rows of the tables, which an export makes of a role table

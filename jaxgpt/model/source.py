@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model import foreign, hf_config
 from jaxgpt.model.foreign import LM_HEAD, WRE, WTE
 from jaxgpt.model.hub import hub_folder, is_hub_name
 from jaxgpt.model.weights import SUFFIXES, Tensor, Tensors, read_file, read_folder
+from jaxgpt.model_config import ModelConfig
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.spm")
 _ALIGNMENT = 64  # bytes; what XLA asks of a buffer

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.model.block import Block, Chunk, LayerCache
 from jaxgpt.model.dropout import site_keys
+from jaxgpt.model_config import ModelConfig
 
 Params = dict[str, Any]
 Part = Literal["attention", "mlp"]

@@ -13,9 +13,10 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from jaxgpt.config import CheckpointConfig, ModelConfig
+from jaxgpt.config import CheckpointConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.stack import Params, in_layout_of
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.step import TrainState
 
 FOLDER = "checkpoints"

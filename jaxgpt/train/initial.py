@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 
-from jaxgpt.config import Config, ModelConfig
+from jaxgpt.config import Config
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt2 import param_shapes
 from jaxgpt.model.stack import Params
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.models import FoundModel, find_model
 from jaxgpt.train.run import SHAPE
 from jaxgpt.train.step import TrainState, init_state

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxgpt.config import RUN_FILE, ModelConfig
+from jaxgpt.config import RUN_FILE
 from jaxgpt.data.dialogue import FORMATS
 from jaxgpt.data.manifest import TOKENIZER_FOLDER
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
@@ -17,6 +17,7 @@ from jaxgpt.model.gpt2 import param_shapes
 from jaxgpt.model.hf_config import FILE as HF_CONFIG
 from jaxgpt.model.source import Source, check_vocabulary, open_source, source_tokenizer
 from jaxgpt.model.stack import Params
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train import checkpoint, run
 
 

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxgpt.config import Config, ModelConfig
+from jaxgpt.config import Config
 from jaxgpt.errors import UserError
 from jaxgpt.model.stack import Params
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.step import AXIS, Batch, Metrics, TrainState, eval_step, init_state, train_step
 
 

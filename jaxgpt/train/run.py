@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
-from jaxgpt.config import RUN_FILE, Config, ModelConfig
+from jaxgpt.config import RUN_FILE, Config
 from jaxgpt.data.atomic import write_text
 from jaxgpt.errors import UserError
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train import checkpoint
 from jaxgpt.train.checkpoint import FOLDER, RunState
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.decode.loop import drawn_ids, generate, set_up
 from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.decode.rules import make_rules
 from jaxgpt.model.stack import Params
+from jaxgpt.model_config import ModelConfig
 
 TEMPERATURE, TOP_P = 0.9, 0.9
 

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxgpt.config import Config, ModelConfig
+from jaxgpt.config import Config
 from jaxgpt.model.dropout import row_keys
 from jaxgpt.model.gpt2 import hidden_states, init_params, output_table
 from jaxgpt.model.loss import token_nll, weighted_nll
 from jaxgpt.model.stack import Params
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.optimizer import learning_rate_schedule, make_optimizer
 
 AXIS = "data"  # the mapped axis over which gradients and sums meet

@@ -12,9 +12,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from jaxgpt.chat.decoding import Decoding
 from jaxgpt.chat.engine import Limits
-from jaxgpt.config import ModelConfig
 from jaxgpt.data.dialogue import FORMATS, Conversation, EncodedConversation
 from jaxgpt.data.tokenizer import END_OF_TEXT, Tokenizer
+from jaxgpt.model_config import ModelConfig
 
 POSITIONS = 97
 _TEXT = "hello there, how are you? fine, and you? what about the weather? it is nice, and I like apples very much\n\n"

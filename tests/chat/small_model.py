@@ -7,9 +7,9 @@ import numpy as np
 import tokenizers
 
 from jaxgpt.chat.parity_text import PROSE
-from jaxgpt.config import ModelConfig
 from jaxgpt.data.tokenizer import END_OF_TEXT, Tokenizer
 from jaxgpt.model.gpt2 import param_shapes
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.models import Model
 
 ALBERT: dict[str, Any] = {"embed_dim": 13, "share": "all"}

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from transformers import GPT2LMHeadModel
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.model.gpt2 import param_shapes
 from jaxgpt.model.stack import Params
+from jaxgpt.model_config import ModelConfig
 
 sys.path.append(str(Path(__file__).parent.parent / "model"))
 from hf import logits, model_config, params_of, torch_model

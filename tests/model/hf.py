@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.model import gpt2
 from jaxgpt.model.convert import from_hf_tensors
 from jaxgpt.model.stack import Params
+from jaxgpt.model_config import ModelConfig
 
 # Compiled as a whole: op by op a small model takes seconds to start.
 init_params = jax.jit(gpt2.init_params, static_argnums=0)

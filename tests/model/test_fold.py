@@ -9,13 +9,13 @@ import torch
 from hf import model_config
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model.convert import to_hf_tensors
 from jaxgpt.model.fold import stock
 from jaxgpt.model.gpt2 import logits, param_shapes
 from jaxgpt.model.hf_config import to_hf_config
 from jaxgpt.model.stack import Params, stacked
+from jaxgpt.model_config import ModelConfig
 
 B, T, V = 2, 19, 131
 GROUPS = {"none": [1], "all": [1, 2], "attention": [1, 2], "mlp": [1, 2]}

@@ -8,9 +8,9 @@ import torch
 from hf import hidden_states, init_params, logits, model_config, params_of, relative_error, torch_model
 from jax.flatten_util import ravel_pytree
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.model.convert import to_hf_tensors
 from jaxgpt.model.loss import weighted_nll
+from jaxgpt.model_config import ModelConfig
 
 B, T = 2, 19
 

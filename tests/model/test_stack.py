@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hf import init_params, logits, model_config, relative_error
 
-from jaxgpt.config import ModelConfig
 from jaxgpt.errors import UserError
 from jaxgpt.model import gpt2
 from jaxgpt.model.convert import to_hf_tensors
 from jaxgpt.model.loss import weighted_nll
 from jaxgpt.model.stack import Params, owner, owners, stacked, unrolled
+from jaxgpt.model_config import ModelConfig
 
 B, T = 2, 19
 IDS = np.random.default_rng(0).integers(0, 131, (B, T), dtype=np.int32)

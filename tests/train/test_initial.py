@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from jaxgpt.config import Config, ModelConfig, TrainConfig
+from jaxgpt.config import Config, TrainConfig
 from jaxgpt.data.loader import Pages, training_batches
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model.convert import to_hf_tensors
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.imported import write_import
 from jaxgpt.train.initial import find_initial, initial_state
 from jaxgpt.train.loop import train

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from tiny import metrics_of, run_command, run_config, run_python, write_pages
 
-from jaxgpt.config import CheckpointConfig, EvalConfig, LogConfig, ModelConfig, TrainConfig
+from jaxgpt.config import CheckpointConfig, EvalConfig, LogConfig, TrainConfig
 from jaxgpt.errors import UserError
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train import checkpoint
 from jaxgpt.train.loop import train
 

@@ -9,8 +9,9 @@ import optax
 import pytest
 import torch
 
-from jaxgpt.config import ModelConfig, OptimizerConfig
+from jaxgpt.config import OptimizerConfig
 from jaxgpt.model.gpt2 import init_params
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.optimizer import decay_mask, learning_rate_schedule, make_optimizer
 
 
