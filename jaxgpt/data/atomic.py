@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,23 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_partial(name: str) -> bool:
+    """Whether `replacing` made a file of this name, which then belongs to a process that was killed."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{32}\.partial", name) is not None
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether the folder holds nothing, or only what killed processes left."""
+    return folder.is_dir() and all(is_partial(path.name) for path in folder.iterdir())
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes what killed processes left in the folder; nobody else may be writing there."""
+    for path in folder.iterdir():
+        if is_partial(path.name):
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,18 +1,18 @@
 """Parameters to and from Hugging Face's names: nothing is transposed, only padding rows come and go."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt2 import param_shapes
-from jaxgpt.model.stack import Params, stacked, unrolled
+from jaxgpt.model.names import TABLES, hf_name
+from jaxgpt.model.stack import Params, layers_of, unrolled
 from jaxgpt.model_config import ModelConfig
 
-_PREFIX = "transformer."
-_TABLES = ("wte.weight", "lm_head.weight")  # their rows are padded inside
+_ALIGNMENT = 64  # bytes; what XLA asks of a buffer
 
 
 def to_hf_tensors(params: Params, cfg: ModelConfig) -> dict[str, np.ndarray]:
@@ -21,37 +21,60 @@ def to_hf_tensors(params: Params, cfg: ModelConfig) -> dict[str, np.ndarray]:
     What is not GPT-2's keeps the name that it has here (`transformer.embed_in.weight`); fold.py makes stock models.
     """
     tensors = {}
-    for path, leaf in _leaves(unrolled(cfg, params)):
-        tensor = np.asarray(leaf)
-        tensors[_hf_name(path)] = np.ascontiguousarray(tensor[: cfg.vocab_size]) if path in _TABLES else tensor
+    # As numpy's arrays first: a layer of a stacked one is then a view and no copy.
+    for path, tensor in _leaves(unrolled(cfg, jax.tree.map(np.asarray, params))):
+        name = hf_name(path)
+        tensors[name] = tensor[: cfg.vocab_size] if name in TABLES else tensor
     return tensors
 
 
 def from_hf_tensors(tensors: Mapping[str, np.ndarray], cfg: ModelConfig) -> Params:
-    """The parameters in the layout that cfg asks for, float32 on the host; each tensor is read once.
+    """The parameters in the layout that cfg asks for, float32 in buffers that JAX takes over without a copy.
 
-    UserError names a tensor that is missing or of a wrong shape.
+    Each tensor is read once, and only one of them is in memory beside the parameters. UserError names a tensor that is
+    missing or of a wrong shape.
     """
-    padding = cfg.padded_vocab_size - cfg.vocab_size
-    shapes = param_shapes(replace(cfg, scan_layers=False))
     params: Params = {}
-    for path, leaf in _leaves(shapes):
-        name = _hf_name(path)
-        if name not in tensors:
-            raise UserError(f"the weights have no tensor {name}; they are not those of this configuration")
-        expected = (cfg.vocab_size, cfg.table_width) if path in _TABLES else leaf.shape
-        tensor = np.asarray(tensors[name], np.float32)
-        if tensor.shape != expected:
-            raise UserError(
-                f"the weights' tensor {name} has shape {tensor.shape}, the configuration makes it {expected}; "
-                "one of the two belongs to another model"
-            )
-        _put(params, path, np.pad(tensor, ((0, padding), (0, 0))) if path in _TABLES and padding else tensor)
-    return stacked(cfg, params) if cfg.scan_layers else params
+    # The largest first: the tensor that is read is then never large beside the parameters that are there already.
+    for path, leaf in sorted(_leaves(param_shapes(cfg)), key=lambda found: -found[1].size):
+        whole = _aligned(leaf.shape)
+        for name, place in _parts(path, whole, cfg):
+            _read_into(place, name, tensors)
+        _put(params, path, whole)
+    return params
 
 
-def _hf_name(path: str) -> str:
-    return path if path.startswith("lm_head.") else _PREFIX + path
+def _parts(path: str, whole: np.ndarray, cfg: ModelConfig) -> list[tuple[str, np.ndarray]]:
+    """The tensors that a parameter is made of, each with its place in `whole`, whose padding rows become zero."""
+    first, _, rest = path.partition(".")
+    if cfg.scan_layers and first == "h":
+        layers = layers_of(cfg, rest.partition(".")[0])
+        return [(hf_name(f"h.{layer}.{rest}"), whole[index]) for index, layer in enumerate(layers)]
+    name = hf_name(path)
+    if name in TABLES:
+        whole[cfg.vocab_size :] = 0
+        return [(name, whole[: cfg.vocab_size])]
+    return [(name, whole)]
+
+
+def _read_into(place: np.ndarray, name: str, tensors: Mapping[str, np.ndarray]) -> None:
+    if name not in tensors:
+        raise UserError(f"the weights have no tensor {name}; they are not those of this configuration")
+    tensor = tensors[name]
+    if tensor.shape != place.shape:
+        raise UserError(
+            f"the weights' tensor {name} has shape {tensor.shape}, the configuration makes it {place.shape}; "
+            "one of the two belongs to another model"
+        )
+    np.copyto(place, tensor, casting="same_kind")
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An empty float32 array that JAX takes over without a copy where the device is the CPU."""
+    size = 4 * int(np.prod(shape, dtype=np.int64))
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + size].view(np.float32).reshape(shape)
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,11 +9,11 @@ import numpy as np
 
 from jaxgpt.errors import UserError
 from jaxgpt.model.convert import to_hf_tensors
+from jaxgpt.model.names import LM_HEAD, WPE, WRE, WTE, hf_name
 from jaxgpt.model.stack import PARTS, Params, owner
 from jaxgpt.model_config import ModelConfig
 
-_WTE, _WPE, _WRE, _HEAD = "transformer.wte.weight", "transformer.wpe.weight", "transformer.wre.weight", "lm_head.weight"
-_LAST_BIAS = "transformer.ln_f.bias"
+_LAST_WEIGHT, _LAST_BIAS = hf_name("ln_f.weight"), hf_name("ln_f.bias")
 _ROWS = 4096  # of a table that are float64 at the same time
 _SOLVED = 1e-6  # of the output bias that may be left over: float32 rounds more
 
@@ -29,11 +29,11 @@ def stock(cfg: ModelConfig, params: Params) -> tuple[ModelConfig, dict[str, np.n
     (y Q + c) tableᵀ = (y + d) (table Qᵀ)ᵀ, where y + d is a LayerNorm with another bias, for any d with d Q = c.
     """
     tensors = to_hf_tensors(params, cfg)
-    wte, wpe, wre, head = tensors[_WTE], tensors[_WPE], tensors.get(_WRE), tensors.get(_HEAD)
+    wte, wpe, wre, head = tensors[WTE], tensors[WPE], tensors.get(WRE), tensors.get(LM_HEAD)
     last_bias = tensors[_LAST_BIAS]
     if cfg.factorised:
-        into_ED, bias_D = tensors["transformer.embed_in.weight"], tensors["transformer.embed_in.bias"]
-        out_DE, bias_E = tensors["transformer.embed_out.weight"], tensors["transformer.embed_out.bias"]
+        into_ED, bias_D = tensors[hf_name("embed_in.weight")], tensors[hf_name("embed_in.bias")]
+        out_DE, bias_E = tensors[hf_name("embed_out.weight")], tensors[hf_name("embed_out.bias")]
         head = _product(wte if head is None else head, out_DE.T)
         wre = None if wre is None else _product(wre, into_ED)
         wte, wpe = _product(wte, into_ED), _product(wpe, into_ED, bias_D)
@@ -42,16 +42,16 @@ def stock(cfg: ModelConfig, params: Params) -> tuple[ModelConfig, dict[str, np.n
         head = np.concatenate([wte if head is None else head, np.zeros_like(wre)])
         wte = np.concatenate([wte, wre])
 
-    folded = {_WTE: wte, _WPE: wpe}
+    folded = {WTE: wte, WPE: wpe}
     for layer in range(cfg.n_layer):
         for part, names in PARTS.items():
-            kept = f"transformer.h.{owner(cfg, part, layer)}."
+            kept = hf_name(f"h.{owner(cfg, part, layer)}.")
             for name in tensors:
                 if name.startswith(tuple(f"{kept}{prefix}." for prefix in names)):
-                    folded[f"transformer.h.{layer}.{name.removeprefix(kept)}"] = tensors[name]
-    folded |= {"transformer.ln_f.weight": tensors["transformer.ln_f.weight"], _LAST_BIAS: last_bias}
+                    folded[hf_name(f"h.{layer}.{name.removeprefix(kept)}")] = tensors[name]
+    folded |= {_LAST_WEIGHT: tensors[_LAST_WEIGHT], _LAST_BIAS: last_bias}
     if head is not None:
-        folded[_HEAD] = head
+        folded[LM_HEAD] = head
     stock_cfg = replace(
         cfg,
         vocab_size=len(wte),

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxgpt.errors import UserError
+from jaxgpt.model.names import LM_HEAD, PREFIX, WPE, WRE, WTE, hf_name
 from jaxgpt.model.weights import Tensor, Tensors
 from jaxgpt.model_config import ModelConfig
 
-PREFIX = "transformer."
-WTE, WRE, LM_HEAD = "transformer.wte.weight", "transformer.wre.weight", "lm_head.weight"
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
-_BUFFER = re.compile(r"^transformer\.h\.\d+\.attn\.(?:masked_)?bias$")
-_MATRIX = re.compile(r"^transformer\.h\.\d+\.(?:attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
+_LAYER = re.escape(PREFIX) + r"h\.(\d+)\."
+_BUFFER = re.compile(_LAYER + r"attn\.(?:masked_)?bias$")
+_MATRIX = re.compile(_LAYER + r"(?:attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight$")
 _HEAD_SIZE = 64  # of all GPT-2s that were released
 
 
@@ -41,7 +41,7 @@ def to_hf_names(tensors: Mapping[str, Tensor]) -> Renamed:
     named: Tensors = {}
     ignored = []
     for name, tensor in tensors.items():
-        new = _hf_name(name)
+        new = _to_hf_name(name)
         if _BUFFER.match(new):
             ignored.append(name)
             continue
@@ -53,11 +53,11 @@ def to_hf_names(tensors: Mapping[str, Tensor]) -> Renamed:
         named = {name: _transposed(tensor) if _MATRIX.match(name) else tensor for name, tensor in named.items()}
         if not any(name.endswith(".bias") for name in named):
             named |= _zero_biases(named)
-    stock = not linear and all(_hf_name(name) in (name, PREFIX + name) for name in tensors)
+    stock = not linear and all(_to_hf_name(name) in (name, PREFIX + name) for name in tensors)
     return Renamed(named, tuple(ignored), linear, stock)
 
 
-def _hf_name(name: str) -> str:
+def _to_hf_name(name: str) -> str:
     name = _WRAPPERS.sub("", name)
     if name == "lm_head.decoder.weight":
         return LM_HEAD
@@ -66,7 +66,7 @@ def _hf_name(name: str) -> str:
 
 def _has_linear_layout(tensors: Tensors) -> bool:
     """Whether matrices are (out, in): PyTorch's Linear has them so, Hugging Face's Conv1D the other way round."""
-    matrix, table = tensors.get("transformer.h.0.attn.c_attn.weight"), tensors.get(WTE)
+    matrix, table = tensors.get(hf_name("h.0.attn.c_attn.weight")), tensors.get(WTE)
     if matrix is None or table is None or len(table.shape) != 2:
         return False
     return matrix.shape == (3 * table.shape[1], table.shape[1])
@@ -96,11 +96,13 @@ def config_of_shapes(
     """
     args = beside.get("model_args")
     args = args if isinstance(args, dict) else {}
-    table, positions, fc = (
-        _shape(renamed.tensors, name, path)
-        for name in (WTE, "transformer.wpe.weight", "transformer.h.0.mlp.c_fc.weight")
-    )
-    layers = {int(found[1]) for name in renamed.tensors if (found := re.match(r"transformer\.h\.(\d+)\.", name))}
+    for name in ("n_head", "vocab_size"):
+        if not isinstance(args.get(name, None), int | None):
+            raise UserError(
+                f"{path} says {name} {args[name]!r} in model_args; it must be a whole number, so mend the file"
+            )
+    table, positions, fc = (_shape(renamed.tensors, name, path) for name in (WTE, WPE, hf_name("h.0.mlp.c_fc.weight")))
+    layers = {int(found[1]) for name in renamed.tensors if (found := re.match(_LAYER, name))}
     n_embd, assumed = table[1], []
     heads = args.get("n_head")
     if None not in (n_head, heads) and n_head != heads:
@@ -156,9 +158,9 @@ def shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
         "mlp.c_proj.weight": (f, d),
         "mlp.c_proj.bias": (d,),
     }
-    names: dict[str, tuple[int, ...]] = {WTE: (cfg.vocab_size, d), "transformer.wpe.weight": (cfg.n_positions, d)}
-    names |= {f"transformer.h.{i}.{name}": shape for i in range(cfg.n_layer) for name, shape in layer.items()}
-    names |= {"transformer.ln_f.weight": (d,), "transformer.ln_f.bias": (d,)}
+    names: dict[str, tuple[int, ...]] = {WTE: (cfg.vocab_size, d), WPE: (cfg.n_positions, d)}
+    names |= {hf_name(f"h.{i}.{name}"): shape for i in range(cfg.n_layer) for name, shape in layer.items()}
+    names |= {hf_name("ln_f.weight"): (d,), hf_name("ln_f.bias"): (d,)}
     if cfg.use_role_table:
         names[WRE] = (2, d)
     return names if cfg.tie_word_embeddings else names | {LM_HEAD: (cfg.vocab_size, d)}
@@ -166,6 +168,11 @@ def shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def check_shapes(tensors: Tensors, cfg: ModelConfig, weights: str, config: str) -> None:
     """UserError names what is missing, what is too much, and the first wrong shape. weights, config: for messages."""
+    if cfg.n_layer > len(tensors):  # said first: the names of so many layers may not fit the memory
+        raise UserError(
+            f"{config} has n_layer {cfg.n_layer}, but {weights} has {len(tensors)} tensors in all; give the two that "
+            "belong together"
+        )
     expected = shapes(cfg)
     for problem, names in (
         ("lacks", [name for name in expected if name not in tensors]),

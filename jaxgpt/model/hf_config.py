@@ -45,7 +45,7 @@ def read_hf_config(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
         raise UserError(f"{folder} has no {FILE}; give a run, a Hugging Face folder, or a file of weights")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); export or download the model again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not the fields of a model; export it again")

@@ -1,5 +1,6 @@
 """Models by their names on the Hugging Face hub, brought to a folder of its local cache."""
 
+import logging
 import re
 from fnmatch import fnmatch
 from pathlib import Path
@@ -43,6 +44,12 @@ def hub_folder(name: str) -> Path:
     from huggingface_hub import list_repo_files, snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
+    if "/" in name and Path(name).parent.is_dir():
+        raise UserError(
+            f"there is no {name} here, though there is a folder {Path(name).parent}; check the name, or call this from "
+            "another folder where a model of the hub is meant"
+        )
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each attempt
     try:
         files = list_repo_files(name)
         kind = next((kind for kind in _KINDS if any(fnmatch(file, kind[0]) for file in files)), None)

@@ -10,13 +10,12 @@ import numpy as np
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model import foreign, hf_config
-from jaxgpt.model.foreign import LM_HEAD, WRE, WTE
 from jaxgpt.model.hub import hub_folder, is_hub_name
+from jaxgpt.model.names import LM_HEAD, TABLES, WRE, WTE
 from jaxgpt.model.weights import SUFFIXES, Tensor, Tensors, read_file, read_folder
 from jaxgpt.model_config import ModelConfig
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.spm")
-_ALIGNMENT = 64  # bytes; what XLA asks of a buffer
 
 
 class LazyTensors(Mapping[str, np.ndarray]):
@@ -27,8 +26,7 @@ class LazyTensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         stored = self._tensors[name]
-        tensor = _aligned(stored.shape)
-        np.copyto(tensor, stored.read(), casting="same_kind")
+        tensor = stored.read().astype(np.float32, copy=False)
         finite = np.isfinite(tensor)
         if not finite.all():
             first = tuple(int(index[0]) for index in np.nonzero(~finite))
@@ -38,6 +36,9 @@ class LazyTensors(Mapping[str, np.ndarray]):
             )
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors  # Mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
@@ -45,20 +46,12 @@ class LazyTensors(Mapping[str, np.ndarray]):
         return len(self._tensors)
 
 
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An empty float32 array that JAX takes over without a copy where the device is the CPU."""
-    size = 4 * int(np.prod(shape, dtype=np.int64))
-    buffer = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % _ALIGNMENT
-    return buffer[start : start + size].view(np.float32).reshape(shape)
-
-
 @dataclass(frozen=True)
 class Source:
     """A model that is not read yet.
 
     path: its folder or file; cfg: with GPT-2's parameters only, no factorised or shared ones; content: of config.json,
-    {} without one; tensors: exactly those of cfg; tokenizer: the folder that holds one, or None; ignored: names of
+    {} without one; stored: exactly the tensors of cfg; tokenizer: the folder that holds one, or None; ignored: names of
     buffers; assumed: what the files do not say, a sentence each; padded: whether the vocabulary may have rows beyond
     the tokenizer's that mean nothing, as nanoGPT's has; is_stock: whether transformers can load the folder `path`.
     """
@@ -81,10 +74,7 @@ class Source:
         """Without the padding rows from `vocab_size` on; the same where there are none."""
         if not self.padded or vocab_size >= self.cfg.vocab_size:
             return self
-        stored = {
-            name: _rows(tensor, 0, vocab_size) if name in (WTE, LM_HEAD) else tensor
-            for name, tensor in self.stored.items()
-        }
+        stored = _cut_tables(self.stored, vocab_size)
         said = f"a vocabulary of {vocab_size} ids; the other {self.cfg.vocab_size - vocab_size} rows are padding"
         return replace(self, cfg=replace(self.cfg, vocab_size=vocab_size), stored=stored, assumed=(*self.assumed, said))
 
@@ -122,10 +112,7 @@ def open_source(name: str, n_head: int | None = None) -> Source:
         cfg, assumed = foreign.config_of_shapes(renamed, beside, n_head, path)
     stored = renamed.tensors
     if renamed.linear:
-        stored = {
-            name: _rows(tensor, 0, cfg.vocab_size) if name in (WTE, LM_HEAD) else tensor
-            for name, tensor in stored.items()
-        }
+        stored = _cut_tables(stored, cfg.vocab_size)
     if cfg.use_role_table:
         stored = _split_off_roles(stored, cfg.vocab_size)
     stored, cfg = _tie(stored, cfg, content)
@@ -146,14 +133,16 @@ def _rows(tensor: Tensor, start: int, stop: int) -> Tensor:
     return Tensor((rows, *tensor.shape[1:]), tensor.file, lambda: tensor.read()[start:stop])
 
 
+def _cut_tables(stored: Tensors, vocab_size: int) -> Tensors:
+    """The same tensors, without the tables' rows from `vocab_size` on."""
+    return {name: _rows(tensor, 0, vocab_size) if name in TABLES else tensor for name, tensor in stored.items()}
+
+
 def _split_off_roles(stored: Tensors, vocab_size: int) -> Tensors:
     """An exported role table lies in the two rows after the vocabulary's; see fold.py."""
     if WTE not in stored or stored[WTE].shape[0] != vocab_size + 2:
         return stored
-    split = {
-        name: _rows(tensor, 0, vocab_size) if name in (WTE, LM_HEAD) else tensor for name, tensor in stored.items()
-    }
-    return split | {WRE: _rows(stored[WTE], vocab_size, vocab_size + 2)}
+    return _cut_tables(stored, vocab_size) | {WRE: _rows(stored[WTE], vocab_size, vocab_size + 2)}
 
 
 def _tie(stored: Tensors, cfg: ModelConfig, content: Mapping[str, Any]) -> tuple[Tensors, ModelConfig]:

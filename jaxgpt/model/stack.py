@@ -10,7 +10,6 @@ from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxgpt.model.block import Block, Chunk, LayerCache
 from jaxgpt.model.dropout import site_keys
@@ -28,7 +27,13 @@ def owner(cfg: ModelConfig, part: Part, layer: int) -> int:
 
 
 def owners(cfg: ModelConfig, part: Part) -> list[int]:
+    """The layers under whose names the part is kept, in the order in which they are stacked."""
     return sorted({owner(cfg, part, layer) for layer in range(cfg.n_layer)})
+
+
+def layers_of(cfg: ModelConfig, name: str) -> list[int]:
+    """The layers that keep parameters of this name (ln_1, attn, ln_2, mlp), in the order in which they are stacked."""
+    return next(owners(cfg, part) for part, names in PARTS.items() if name in names)
 
 
 def init_blocks(key: jax.Array, cfg: ModelConfig) -> Params:
@@ -43,20 +48,19 @@ def init_blocks(key: jax.Array, cfg: ModelConfig) -> Params:
     return _stack(cfg, blocks) if cfg.scan_layers else blocks
 
 
-def _is_stacked(blocks: Params) -> bool:
+def is_stacked(blocks: Params) -> bool:
+    """Whether a model's `h` is of the stacked layout."""
     return "ln_1" in blocks
 
 
 def _stack(cfg: ModelConfig, blocks: Params) -> Params:
     return {
-        name: jax.tree.map(_stack_leaves, *(blocks[str(layer)][name] for layer in owners(cfg, part)))
+        name: jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(blocks[str(layer)][name] for layer in owners(cfg, part))
+        )
         for part, names in PARTS.items()
         for name in names
     }
-
-
-def _stack_leaves(*leaves: Any) -> Any:
-    return (np if isinstance(leaves[0], np.ndarray) else jnp).stack(leaves)
 
 
 def _unstack(cfg: ModelConfig, blocks: Params) -> Params:
@@ -70,12 +74,12 @@ def _unstack(cfg: ModelConfig, blocks: Params) -> Params:
 
 def unrolled(cfg: ModelConfig, params: Params) -> Params:
     """A model's parameters with a tree per layer, from either layout."""
-    return {**params, "h": _unstack(cfg, params["h"])} if _is_stacked(params["h"]) else params
+    return {**params, "h": _unstack(cfg, params["h"])} if is_stacked(params["h"]) else params
 
 
 def stacked(cfg: ModelConfig, params: Params) -> Params:
     """A model's parameters with the layers as first dimension, from either layout."""
-    return params if _is_stacked(params["h"]) else {**params, "h": _stack(cfg, params["h"])}
+    return params if is_stacked(params["h"]) else {**params, "h": _stack(cfg, params["h"])}
 
 
 def in_layout_of(cfg: ModelConfig, tree: Any) -> Any:
@@ -113,7 +117,7 @@ def run_blocks(
 ) -> jax.Array:
     """All layers on x_BTD, in the way that the parameters' layout asks for."""
     run = _block(cfg)
-    if not _is_stacked(blocks):
+    if not is_stacked(blocks):
         for layer in range(cfg.n_layer):
             x_BTD, _ = run(layer_params(cfg, blocks, layer), x_BTD, layer, segments_BT, keys_B, None, None)
         return x_BTD

@@ -9,7 +9,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ _INDEX = ".index.json"
 SUFFIXES = (".safetensors", ".bin", ".pkl", ".pt", ".pth")
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": ml_dtypes.bfloat16, "I64": "<i8", "I32": "<i4"}
 _DTYPES |= {"I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
+_TORCH_DTYPES = tuple(np.dtype(dtype).name for dtype in _DTYPES.values())  # numpy and torch have the same names
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 # Pages of a mapped file count as the process's own memory while they are mapped, so the map is made anew now and then.
 _MAPPED_BYTES = 128_000_000
@@ -37,7 +38,7 @@ class Tensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-Tensors = dict[str, Tensor]
+Tensors = dict[str, Tensor]  # by their names
 
 
 def read_folder(folder: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -60,7 +61,7 @@ def read_folder(folder: Path) -> tuple[Tensors, dict[str, Any]]:
 def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """The tensors of one file by their names there, and what a training checkpoint holds beside them.
 
-    UserError where the file is damaged, or is a pickle that would run code.
+    UserError where the file is damaged, is a pickle that would run code, or holds numbers of a kind that is not read.
     """
     if path.suffix == ".safetensors":
         return _read_safetensors(path), {}
@@ -70,7 +71,7 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
 def _read_sharded(index: Path) -> Tensors:
     try:
         weight_map: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{index} is no index of shards ({error!r}); download or export the model again") from None
     tensors: Tensors = {}
     for name in sorted(set(map(str, weight_map.values()))):
@@ -103,14 +104,17 @@ def _read_safetensors(path: Path) -> Tensors:
     try:
         entries = json.loads(header)
         entries.pop("__metadata__", None)
-        return {name: _safetensor(path, size, 8 + length, entry) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return {name: _safetensor(path, name, size, 8 + length, entry) for name, entry in entries.items()}
+    except UserError:  # a ValueError, too
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged or no safetensors file ({error!r}); download or export the model again"
         ) from None
 
 
-def _safetensor(path: Path, size: int, data: int, entry: Mapping[str, Any]) -> Tensor:
+def _safetensor(path: Path, name: str, size: int, data: int, entry: Mapping[str, Any]) -> Tensor:
+    _check_dtype(path, name, entry["dtype"], _DTYPES)
     dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(map(int, entry["shape"]))
     start, stop = map(int, entry["data_offsets"])
     count = int(np.prod(shape, dtype=np.int64))
@@ -121,6 +125,14 @@ def _safetensor(path: Path, size: int, data: int, entry: Mapping[str, Any]) -> T
         return np.fromfile(path, dtype, count, offset=data + start).reshape(shape)
 
     return Tensor(shape, path, read)
+
+
+def _check_dtype(path: Path, name: str, dtype: str, known: Collection[str]) -> None:
+    if dtype not in known:
+        raise UserError(
+            f"{path}: {name} is stored as {dtype}, but only {', '.join(known)} can be read; "
+            "save the model as one of these with the tool that made it"
+        )
 
 
 class _TorchFile:
@@ -141,6 +153,11 @@ class _TorchFile:
         if wrong or not self._state:
             what = f"{wrong[0]!r} is no tensor" if wrong else "it is empty"
             raise UserError(f"{self._path} is no state dict of weights ({what}); save model.state_dict() instead")
+        for name, value in self._state.items():
+            _check_dtype(self._path, name, str(value.dtype).removeprefix("torch."), _TORCH_DTYPES)
+            if value.layout != torch.strided or value.is_meta:
+                kind = "without values" if value.is_meta else f"stored as {value.layout}"
+                raise UserError(f"{self._path}: {name} is {kind}; save the model with plain dense tensors")
         tensors = {
             str(name): Tensor(tuple(value.shape), self._path, partial(self._read, name))
             for name, value in self._state.items()

@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     import torch
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Tensors = Mapping[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]  # by their names, float32
 MAX_SHARD_BYTES = 5 * 10**9
 
 _SAFETENSORS_DTYPE: dict[Dtype, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _WEIGHT_FILE = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
-_LEFT_BEHIND = re.compile(rf"\.{_WEIGHT_FILE.pattern}\.[0-9a-f]+\.partial")  # by a killed process; see atomic.py
 
 
 def rounded(name: str, tensor: np.ndarray, dtype: Dtype) -> np.ndarray:
@@ -48,7 +47,7 @@ def _wider(dtype: Dtype) -> Dtype:
     return "bfloat16" if dtype == "float16" else "float32"
 
 
-def check_values(tensors: Tensors, dtype: Dtype) -> None:
+def check_values(tensors: Arrays, dtype: Dtype) -> None:
     """UserError as `rounded` for any of the tensors."""
     for name, tensor in tensors.items():
         rounded(name, tensor, dtype)
@@ -60,7 +59,7 @@ def is_weight_file(name: str) -> bool:
 
 def write_weights(
     folder: Path,
-    tensors: Tensors,
+    tensors: Arrays,
     dtype: Dtype = "float32",
     pytorch_bin: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -78,8 +77,7 @@ def write_weights(
     }
     index = f"{stem}.{suffix}.index.json"
     for path in folder.iterdir():
-        old = is_weight_file(path.name) and path.name not in files
-        if old or _LEFT_BEHIND.fullmatch(path.name):
+        if is_weight_file(path.name) and path.name not in files:
             path.unlink()
     write = _write_bin if pytorch_bin else _write_safetensors
     for file, names in files.items():
@@ -92,7 +90,7 @@ def write_weights(
         write_text(folder / index, json.dumps(content, indent=2) + "\n")
 
 
-def _shards(tensors: Tensors, itemsize: int, max_bytes: int) -> list[list[str]]:
+def _shards(tensors: Arrays, itemsize: int, max_bytes: int) -> list[list[str]]:
     """The names in order, a new shard wherever the next tensor would not fit; a larger one has its own."""
     shards: list[list[str]] = [[]]
     filled = 0
@@ -106,7 +104,7 @@ def _shards(tensors: Tensors, itemsize: int, max_bytes: int) -> list[list[str]]:
     return shards
 
 
-def _write_safetensors(path: Path, names: Sequence[str], tensors: Tensors, dtype: Dtype) -> None:
+def _write_safetensors(path: Path, names: Sequence[str], tensors: Arrays, dtype: Dtype) -> None:
     itemsize = jnp.dtype(dtype).itemsize
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -126,7 +124,7 @@ def _bytes(tensor: np.ndarray) -> memoryview:
     return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
 
 
-def _write_bin(path: Path, names: Sequence[str], tensors: Tensors, dtype: Dtype) -> None:
+def _write_bin(path: Path, names: Sequence[str], tensors: Arrays, dtype: Dtype) -> None:
     import torch
 
     def of(name: str) -> "torch.Tensor":
@@ -139,7 +137,7 @@ def _write_bin(path: Path, names: Sequence[str], tensors: Tensors, dtype: Dtype)
         torch.save({name: of(name) for name in names}, path)
 
 
-def check_weights(folder: Path, tensors: Tensors, dtype: Dtype) -> None:
+def check_weights(folder: Path, tensors: Arrays, dtype: Dtype) -> None:
     """UserError where the folder's files do not hold exactly these tensors as rounded to `dtype`."""
     found = read_folder(folder)[0]
     for name in tensors.keys() | found.keys():

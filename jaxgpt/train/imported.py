@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import yaml
 
 from jaxgpt.config import RUN_FILE, Config, DataConfig
-from jaxgpt.data.atomic import write_text
+from jaxgpt.data.atomic import is_empty, remove_partial, write_text
 from jaxgpt.data.manifest import TOKENIZER_FOLDER
 from jaxgpt.errors import UserError
 from jaxgpt.train import checkpoint, run
@@ -19,7 +19,7 @@ from jaxgpt.train.models import Model
 
 def check_output(folder: Path) -> None:
     """UserError where `folder` holds anything but an import, whole or left unfinished."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or is_empty(folder):
         return
     if not run.is_run(folder) or (checkpoint.steps(folder) and not run.is_import(folder)) or _has_trained(folder):
         raise UserError(f"--output {folder} already holds something that is no import; give a new folder")
@@ -34,6 +34,7 @@ def write_import(model: Model, source: str, folder: Path) -> None:
     check_output(folder)
     cfg = Config(output=str(folder), data=DataConfig(path=""), model=model.cfg, init_from=source)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_partial(folder)
     write_text(folder / RUN_FILE, yaml.safe_dump(asdict(cfg), sort_keys=False))
     checkpoints = folder / checkpoint.FOLDER
     if checkpoints.exists():

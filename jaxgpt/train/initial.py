@@ -1,6 +1,5 @@
 """A new run that starts with the parameters of another model (`init_from`)."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -101,10 +100,10 @@ def initial_state(cfg: Config, found: FoundModel, like: TrainState) -> TrainStat
 
 def _shapes_placed(source: ModelConfig, cfg: ModelConfig, like: Params) -> Params:
     """The source's shapes in the layout and at the places of the run's parameters."""
-    shapes: Mapping[str, Any] = param_shapes(replace(source, scan_layers=cfg.scan_layers))
+    shapes = param_shapes(replace(source, scan_layers=cfg.scan_layers))
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place.sharding),
-        dict(shapes),
+        shapes,
         {name: like[name] for name in shapes},
     )
 

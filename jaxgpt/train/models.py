@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from jaxgpt.config import RUN_FILE
 from jaxgpt.data.dialogue import FORMATS
 from jaxgpt.data.manifest import TOKENIZER_FOLDER
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
@@ -16,7 +14,7 @@ from jaxgpt.model.convert import from_hf_tensors
 from jaxgpt.model.gpt2 import param_shapes
 from jaxgpt.model.hf_config import FILE as HF_CONFIG
 from jaxgpt.model.source import Source, check_vocabulary, open_source, source_tokenizer
-from jaxgpt.model.stack import Params
+from jaxgpt.model.stack import Params, is_stacked
 from jaxgpt.model_config import ModelConfig
 from jaxgpt.train import checkpoint, run
 
@@ -67,7 +65,7 @@ def load_model(name: str | Path, step: int | None = None) -> Model:
 
 def find_model(name: str, step: int | None = None) -> FoundModel:
     """UserError where the name leads to no model, or to files that are not whole; no weights are read."""
-    if (Path(name) / RUN_FILE).is_file() and not (Path(name) / HF_CONFIG).is_file():
+    if run.holds_run(Path(name)):
         return _find_run(Path(name), step)
     if step is not None:
         raise UserError(f"{name} is no run, so it has no checkpoint of step {step}; leave --step out")
@@ -108,13 +106,13 @@ def from_source(name: str, source: Source, tokenizer: Tokenizer | None) -> Found
         )
 
     def read(like: Params) -> Params:
-        cfg = replace(source.cfg, scan_layers="ln_1" in like["h"])
+        cfg = replace(source.cfg, scan_layers=is_stacked(like["h"]))
         return _placed(from_hf_tensors(source.tensors, cfg), like)
 
     return FoundModel(name, source.cfg, tokenizer, dialogue_format, None, read, source.assumed, source)
 
 
-def _placed(tree: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+def _placed(tree: Params, like: Params) -> Params:
     """Host arrays to where `like` says, one after the other and in place: two copies of all might not fit."""
     for name, place in like.items():
         tree[name] = (

@@ -9,6 +9,7 @@ import yaml
 from jaxgpt.config import RUN_FILE, Config
 from jaxgpt.data.atomic import write_text
 from jaxgpt.errors import UserError
+from jaxgpt.model.hf_config import FILE as HF_CONFIG
 from jaxgpt.model_config import ModelConfig
 from jaxgpt.train import checkpoint
 from jaxgpt.train.checkpoint import FOLDER, RunState
@@ -59,6 +60,11 @@ def is_run(run: Path) -> bool:
     fields = set(Config.__dataclass_fields__)
     # Runs from before there was init_from lack it.
     return isinstance(content, dict) and fields - {"init_from"} <= set(content) <= fields
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder is to be read as a run, and not as a Hugging Face folder with a config.yaml beside."""
+    return (folder / RUN_FILE).is_file() and not (folder / HF_CONFIG).is_file()
 
 
 def is_import(run: Path) -> bool:

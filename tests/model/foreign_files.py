@@ -1,15 +1,20 @@
 """One small GPT-2 in all the files and by all the names in which GPT-2s go about."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from hf import torch_model
 from safetensors.torch import save_file
 from torch import nn
 from transformers import GPT2LMHeadModel
 
-_MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+from jaxgpt.model.source import Source
+
+Write = Callable[[GPT2LMHeadModel, Path], Path]
 
 
 def state_of(model: GPT2LMHeadModel) -> dict[str, torch.Tensor]:
@@ -82,6 +87,28 @@ def bare_file(model: GPT2LMHeadModel, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state_of(model), folder / "weights.pth")
     return folder / "weights.pth"
+
+
+def changed(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> str:
+    """A folder whose tensors `edit` has changed."""
+    model = torch_model()
+    config_of(model, folder)
+    state = state_of(model)
+    edit(state)
+    save_file(state, folder / "model.safetensors")
+    return str(folder)
+
+
+def as_dict(source: Source) -> dict[str, np.ndarray]:
+    return dict(source.tensors.items())
+
+
+def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    """The same names, and the same numbers as float32."""
+    assert set(ours) == set(theirs)
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == np.float32
+        np.testing.assert_array_equal(ours[name], tensor, err_msg=name)
 
 
 class _Block(nn.Module):

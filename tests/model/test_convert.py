@@ -1,37 +1,73 @@
 """Parameters to Hugging Face's names and back."""
 
-import json
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from hf import init_params, model_config, params_of, tensors_of, torch_model
-from transformers import GPT2Config
+from hf import model_config, params_of, tensors_of, torch_model
 
 from jaxgpt.errors import UserError
 from jaxgpt.model.convert import from_hf_tensors, to_hf_tensors
-from jaxgpt.model.hf_config import read_hf_config, to_hf_config
+from jaxgpt.model.gpt2 import param_shapes
+from jaxgpt.model.stack import Params, stacked
+from jaxgpt.model_config import ModelConfig
 
 CFG = model_config()
+
+
+def random_params(cfg: ModelConfig) -> Params:
+    """As if trained: the tables' rows beyond the vocabulary are zero."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), param_shapes(cfg))
+    for table in params.keys() & {"wte", "lm_head"}:
+        params[table]["weight"][cfg.vocab_size :] = 0
+    return params
 
 
 def test_names_and_shapes_are_those_of_gpt2lmheadmodel() -> None:
     theirs = dict(torch_model().state_dict())
     del theirs["lm_head.weight"]  # tied to wte
-    ours = to_hf_tensors(init_params(CFG, 0), CFG)
+    ours = to_hf_tensors(random_params(CFG), CFG)
     assert {name: tensor.shape for name, tensor in ours.items()} == {name: tuple(t.shape) for name, t in theirs.items()}
     assert {tensor.dtype for tensor in ours.values()} == {np.dtype("float32")}
 
 
 def test_round_trip_is_bitwise() -> None:
-    params = init_params(CFG, 1)
+    params = random_params(CFG)
     jax.tree.map(np.testing.assert_array_equal, from_hf_tensors(to_hf_tensors(params, CFG), CFG), params)
     tensors = tensors_of(torch_model())
     back = to_hf_tensors(params_of(torch_model(), CFG), CFG)
     assert back.keys() == tensors.keys()
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(back[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"share": "all"},
+        {"share": "attention", "n_groups": 2, "embed_dim": 7, "use_role_table": True},
+        {"share": "mlp", "n_groups": 2, "tie_word_embeddings": False},
+    ],
+    ids=str,
+)
+def test_a_stacked_model_has_the_tensors_of_the_unrolled_one(changes: dict[str, Any]) -> None:
+    cfg = model_config(n_layer=4, **changes)
+    looped = replace(cfg, scan_layers=True)
+    tensors = to_hf_tensors(random_params(cfg), cfg)
+    params = from_hf_tensors(tensors, looped)
+    jax.tree.map(np.testing.assert_array_equal, params, stacked(cfg, from_hf_tensors(tensors, cfg)))
+    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, param_shapes(looped))
+    assert not params["wte"]["weight"][131:].any()
+    back = to_hf_tensors(params, looped)
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(back[name], tensor)
+    # A layer is a part of the stack's memory and no copy.
+    assert np.shares_memory(back["transformer.h.0.mlp.c_fc.weight"], params["h"]["mlp"]["c_fc"]["weight"])
 
 
 @pytest.mark.parametrize(
@@ -64,32 +100,3 @@ def test_a_table_of_another_vocabulary_is_refused(rows: int) -> None:
     tensors = tensors_of(torch_model()) | {"transformer.wte.weight": np.zeros((rows, 30), np.float32)}
     with pytest.raises(UserError, match=r"wte\.weight"):
         from_hf_tensors(tensors, CFG)
-
-
-def test_config_is_read_by_transformers_and_comes_back(tmp_path: Path) -> None:
-    cfg = model_config(activation_function="relu", use_token_types=True, attn_pdrop=0.3, layer_norm_epsilon=1e-4)
-    content = to_hf_config(cfg, 17, "tags", "abc")
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    theirs = GPT2Config.from_pretrained(tmp_path)
-    for field in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "activation_function"):
-        assert getattr(theirs, field) == getattr(cfg, field)
-    assert (theirs.layer_norm_epsilon, theirs.attn_pdrop, theirs.eos_token_id) == (1e-4, 0.3, 17)
-    assert theirs.tie_word_embeddings
-    read, whole = read_hf_config(tmp_path)
-    assert read == cfg
-    assert (whole["dialogue_format"], whole["tokenizer_hash"]) == ("tags", "abc")
-
-
-def test_config_errors_say_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no config\.json"):
-        read_hf_config(tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text('{"model_type": "gp')
-    with pytest.raises(UserError, match="is not JSON"):
-        read_hf_config(tmp_path)
-    path.write_text('{"model_type": "llama"}')
-    with pytest.raises(UserError, match="model_type is 'llama'"):
-        read_hf_config(tmp_path)
-    path.write_text('{"model_type": "gpt2", "n_embd": 30, "n_head": 4}')
-    with pytest.raises(UserError, match=r"n_embd 30 is not divisible by model\.n_head 4"):
-        read_hf_config(tmp_path)

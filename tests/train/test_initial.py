@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.imported import write_import
 from jaxgpt.train.initial import find_initial, initial_state
 from jaxgpt.train.loop import train
-from jaxgpt.train.models import find_model, load_model
+from jaxgpt.train.models import find_model, load_model, on_one_device
 from jaxgpt.train.parallel import Parallel
 from jaxgpt.train.run import is_import
 from jaxgpt.train.step import TrainState, init_state
@@ -136,6 +137,23 @@ def test_what_the_model_lacks_is_fresh_and_positions_are_cut(
     np.testing.assert_allclose(table[50257:], fresh["wte"]["weight"][50257:], rtol=1e-6)
     np.testing.assert_array_equal(params["wpe"]["weight"], theirs["transformer.wpe.weight"][:32])
     np.testing.assert_allclose(params["wre"]["weight"], fresh["wre"]["weight"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_the_parameters_are_in_memory_once(scan_layers: bool, tmp_path: Path) -> None:
+    shape = {"vocab_size": 131, "n_positions": 37, "n_embd": 256, "n_layer": 7, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path)
+    found = find_model(str(tmp_path))
+    places = on_one_device(replace(found.cfg, scan_layers=scan_layers))
+    size = 4 * sum(leaf.size for leaf in jax.tree.leaves(places))
+    tracemalloc.start()
+    params = found.read(places)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, places)
+    # Only numpy's memory is traced: it is kept because JAX took it over, or it would be free again.
+    assert size < kept < 1.1 * size
+    assert peak < 1.3 * size
 
 
 def test_what_differs_is_listed_with_the_options_to_pass(
