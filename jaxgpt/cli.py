@@ -3,16 +3,20 @@
 import difflib
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 from jaxgpt.command import PROG, fail, run
 from jaxgpt.commands.looking import demo, inspect
 from jaxgpt.commands.models import export, import_, perplexity
 from jaxgpt.commands.talking import chat, generate
 from jaxgpt.commands.training import train
+from jaxgpt.interrupts import reliable_interrupts
 
 
 def main() -> None:
     """The console script."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model may say what the terminal's encoding lacks
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -27,7 +31,8 @@ def main() -> None:
         near = difflib.get_close_matches(arguments[0], COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
         fail(f"{PROG} has no command {arguments[0]!r}; {hint}")
-    run(lambda: command(arguments[1:]))
+    with reliable_interrupts():
+        run(lambda: command(arguments[1:]))
 
 
 def _help() -> str:

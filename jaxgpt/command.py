@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PROG = "jaxgpt"
 USER_MISTAKE = 2
+INTERRUPTED, INTERRUPTED_CODE = "interrupted; what was finished stays, and the same command may be given again", 130
 _BAD_PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS)
 _AFTER_FREEING = "free some space and run the same command again"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -47,10 +48,8 @@ def run(main: Callable[[], None]) -> None:
             raise
         fail(f"{_disk_full(OSError(errno.ENOSPC, 'No space left on device', where))}; {_AFTER_FREEING}")
     except KeyboardInterrupt:
-        print(
-            "interrupted; what was finished stays, and the same command may be given again", file=sys.stderr, flush=True
-        )
-        raise SystemExit(130) from None
+        print(INTERRUPTED, file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED_CODE) from None
 
 
 def _disk_full(error: OSError) -> str:

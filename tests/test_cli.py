@@ -1,6 +1,7 @@
 """The command line: fast help, and one sentence with exit code 2 for every mistake."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -113,6 +114,54 @@ def test_a_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None
         run(write_until_full)
     assert leaving.value.code == 2
     assert "No space left on device" in capsys.readouterr().err
+
+
+INTERRUPTED_COMMANDS = {
+    "works": "signal.raise_signal(signal.SIGINT)",
+    "imports": "import interrupted_module",
+    "collects": "gc.callbacks.append(ask_once)\ngc.collect()\ntime.sleep(30)",
+}
+
+
+@pytest.mark.parametrize("command", INTERRUPTED_COMMANDS.values(), ids=INTERRUPTED_COMMANDS)
+def test_ctrl_c_is_one_line(command: str, tmp_path: Path) -> None:
+    # As compiled modules do: what interrupts them becomes an error of another kind.
+    (tmp_path / "interrupted_module.py").write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n    raise ImportError('initialization failed')\n"
+    )
+    script = f"""
+import gc, signal, sys, time
+from jaxgpt import cli
+
+def ask_once(phase, info):
+    gc.callbacks.remove(ask_once)
+    signal.raise_signal(signal.SIGINT)
+
+def command(arguments):
+    exec({command!r}, globals())
+
+cli.COMMANDS["train"] = command
+sys.argv = ["jaxgpt", "train"]
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.stderr == "interrupted; what was finished stays, and the same command may be given again\n"
+    assert done.stdout == ""
+    assert done.returncode == 130
+
+
+def test_a_terminal_that_lacks_a_character_gets_another() -> None:
+    code = "import sys; from jaxgpt import cli; cli.main(); print('caf\\u00e9 \\u2026 \\U0001f600')"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert done.stdout.splitlines()[-1] == b"caf\xe9 ? ?"
 
 
 def test_an_error_of_ours_is_not_hidden() -> None:
