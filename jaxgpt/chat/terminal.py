@@ -1,6 +1,8 @@
 """Talking with a bot in the terminal: lines are messages, or commands that begin with a slash."""
 
 import difflib
+import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,14 +15,15 @@ from typing import Any, get_type_hints
 
 from jaxgpt.chat.bot import Bot
 from jaxgpt.chat.decoding import Decoding
-from jaxgpt.chat.transcript import Transcript
+from jaxgpt.chat.streaming import printable
+from jaxgpt.chat.transcript import Transcript, Transcripts
 from jaxgpt.errors import UserError
 
 _COMMANDS = {
     "/restart": "forget the conversation",
     "/undo": "take back your last message and its reply",
     "/retry": "draw the last reply anew",
-    "/save FILE": "add the conversation so far to FILE, as dialogue JSON Lines",
+    "/save FILE": "keep the conversation so far in FILE, as dialogue JSON Lines",
     "/set": "show how replies are drawn",
     "/set temperature 0.7": "change it",
     "/help": "show this",
@@ -38,15 +41,16 @@ def talk(bot: Bot, transcript: Transcript | None = None) -> None:
     elif isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # bytes that are no text in this locale
     print(_WELCOME)
+    files = Transcripts(transcript)
     with _leaving_by_exception():
         try:
-            while _line(bot, transcript):
+            while _line(bot, files):
                 pass
         finally:
-            _keep(bot, transcript)
+            files.end(bot.turns, bot.names)
 
 
-def _line(bot: Bot, transcript: Transcript | None) -> bool:
+def _line(bot: Bot, files: Transcripts) -> bool:
     """One line of the user's; False to leave."""
     try:
         line = input(f"{bot.names[0]}: ").strip()
@@ -54,15 +58,16 @@ def _line(bot: Bot, transcript: Transcript | None) -> bool:
         print()
         return False
     line = _ALIASES.get(line, line)
+    name = line.split(maxsplit=1)[0].lower() if line.startswith("/") else ""
     try:
-        if line == "/quit":
+        if name == "/quit":
             return False
-        if line == "/restart":
-            _keep(bot, transcript)
+        if name == "/restart":
+            files.end(bot.turns, bot.names)
             bot.restart()
             print("(a new conversation)")
-        elif line.startswith("/"):
-            _command(bot, *line.split(maxsplit=1))
+        elif name:
+            _command(bot, files, name, *line.split(maxsplit=1)[1:])
         elif line:
             _show(bot, bot.stream(line))
     except (UserError, OSError) as error:
@@ -74,14 +79,14 @@ def _show(bot: Bot, pieces: Iterator[str]) -> None:
     print(f"{bot.names[1]}: ", end="", flush=True)
     try:
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print(printable(piece), end="", flush=True)
     except KeyboardInterrupt:
         print("\n(stopped; the conversation is as before)", flush=True)
     else:
         print(flush=True)
 
 
-def _command(bot: Bot, name: str, argument: str = "") -> None:
+def _command(bot: Bot, files: Transcripts, name: str, argument: str = "") -> None:
     if name == "/help":
         for usage, meaning in _COMMANDS.items():
             print(f"  {usage:22s}{meaning}")
@@ -92,7 +97,7 @@ def _command(bot: Bot, name: str, argument: str = "") -> None:
         if not bot.decoding.draws:
             print("(nothing is drawn: temperature is 0, or num_beams above 1)")
     elif name == "/save":
-        _save(bot, argument)
+        _save(bot, files, argument)
     elif name == "/set":
         _set(bot, *argument.split(maxsplit=1))
     else:
@@ -100,17 +105,12 @@ def _command(bot: Bot, name: str, argument: str = "") -> None:
         raise UserError(f"there is no command {name}; " + (f"did you mean {near[0]}?" if near else "/help lists them"))
 
 
-def _save(bot: Bot, file: str) -> None:
+def _save(bot: Bot, files: Transcripts, file: str) -> None:
     if not file:
         raise UserError("/save needs the name of a file, such as /save talk.jsonl")
-    path = Path(file).expanduser()
-    saved = Transcript(path).append(bot.turns, bot.names)
-    print(f"(added to {path})" if saved else "(there is nothing to save)")
-
-
-def _keep(bot: Bot, transcript: Transcript | None) -> None:
-    if transcript is not None:
-        transcript.append(bot.turns, bot.names)
+    path = Path(os.path.expanduser(file))  # Path's own fails where there is no such user
+    saved = files.save(path, bot.turns, bot.names)
+    print(f"(saved in {path})" if saved else "(there is nothing to save)")
 
 
 def _set(bot: Bot, name: str = "", text: str = "") -> None:
@@ -134,6 +134,10 @@ def _value(name: str, text: str) -> Any:
     optional = kind == int | None
     if optional and text == "null":
         return None
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise UserError(f"--{name} is {text!r}; it must be true or false")
+        return text == "true"
     number = float if kind is float else int
     try:
         return number(text)
@@ -143,7 +147,8 @@ def _value(name: str, text: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
+    """As the command line takes it."""
+    return json.dumps(value)
 
 
 def _edit_lines() -> None:
@@ -156,12 +161,13 @@ def _edit_lines() -> None:
 
 @contextmanager
 def _leaving_by_exception() -> Iterator[None]:
-    """A closed window or `kill` ends the conversation by an exception, so that the transcript gets it."""
+    """Ctrl-C, a closed window or `kill` ends the conversation by an exception, so that the transcript gets it."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    kept = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: leave, signal.SIGHUP: leave}
+    kept = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

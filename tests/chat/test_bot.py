@@ -1,17 +1,17 @@
 """The bot: prompted as trained, streamed, cut where turns begin, reproducible, and polite about mistakes."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_bots import POSITIONS, Scripted, make_folder
+from small_bots import Scripted, encoded, make_folder
 
-from jaxgpt import cli
 from jaxgpt.chat.bot import Bot
 from jaxgpt.chat.decoding import Decoding, History
+from jaxgpt.chat.engine import Limits
+from jaxgpt.chat.jax_engine import JaxEngine
 from jaxgpt.chat.torch_engine import TorchEngine
 from jaxgpt.data.dialogue import FORMATS, Conversation, Turn
 from jaxgpt.data.tokenizer import load_tokenizer
@@ -262,39 +262,15 @@ def test_values_that_make_no_sense_are_refused() -> None:
         History(tokens=-1)
 
 
-def chat(folder: Path, *options: str) -> None:
-    cli.chat(["--model", str(folder), "--max_new_tokens", "5", "--seed", "1", *options])
-
-
-def test_one_answer_as_json(folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    replies = set()
-    for options in ([], ["--history.turns", "1", "--top_k", "0"], ["--candidates", "3"], ["--temperature", "0"]):
-        chat(folders["tags"], "--prompt", "hello", "--json", *options)
-        lines = capsys.readouterr().out.split("\n")
-        exchange = json.loads(lines[-2])
-        assert exchange["prompt"] == "hello"
-        assert exchange["reply"] == "\n".join(lines[:-2])
-        replies.add(exchange["reply"])
-    assert len(replies) == 3  # the first two are the same
-
-
-def test_the_command_refuses_in_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:
-    tags = folders["tags"]
-    (tmp_path / "thesis.txt").write_text("years of work\n")
-    for options, message in [
-        (["--prompt", " "], "--prompt is empty"),
-        (["--names", "Anna"], "--names is 'Anna'; it must be two names"),
-        (["--candidates", "0"], "--candidates is 0"),
-        (["--candidates", "2", "--temperature", "0"], "are drawn by chance, but --temperature is 0"),
-        (["--candidates", "2", "--num_beams", "2"], "num_beams 2"),
-        (["--reverse_model", str(tags)], "--reverse_model chooses among candidates, but --candidates is 1"),
-        (["--candidates", "2", "--reverse_model", str(folders["sep"])], "--reverse_model has dialogue_format sep"),
-        (["--transcript", str(tmp_path / "thesis.txt")], "line 1 is no conversation"),
-        (["--max_new_tokens", str(POSITIONS)], f"--max_new_tokens {POSITIONS} leaves no room"),
-        (["--history.turnz", "1"], "did you mean history.turns?"),
-        (["--engine", "tensorflow"], "engine"),
-    ]:
-        with pytest.raises(UserError) as caught:
-            chat(tags, *options)
-        assert message in str(caught.value)
-    assert (tmp_path / "thesis.txt").read_text() == "years of work\n"
+@pytest.mark.slow
+def test_beams_that_stop_early(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, "eos", seed=1)
+    engines, beams = (TorchEngine(folder), JaxEngine(folder)), {"num_beams": 3, "length_penalty": 2.0}
+    prompt = encoded(engines[0].tokenizer, "eos", "hello there", "how are you?", "fine, and what about you?")
+    free = list(engines[0].stream(prompt, Decoding(**beams), Limits(19, (301, 302))))
+    limits, said = Limits(19, (free[3],)), {}
+    for early in (False, True):
+        decoding = Decoding(**beams, early_stopping=early)
+        said[early], again = (list(engine.stream(prompt, decoding, limits)) for engine in engines)
+        assert said[early] == again
+    assert len(said[True]) < len(said[False])

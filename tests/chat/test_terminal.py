@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_bots import Scripted, make_folder
@@ -48,6 +49,15 @@ def test_talking_restarting_and_leaving(typed: Terminal) -> None:
     assert typed(bot) == ["", ""]  # the end of the input leaves as well
 
 
+def test_commands_in_capitals_and_with_more_behind_them(typed: Terminal) -> None:
+    bot = Bot(Scripted("one"), Decoding())
+    assert typed(bot, "hello", "/Restart now", "/QUIT please", "never read") == ["Bot: one", "(a new conversation)", ""]
+
+
+def test_control_characters_do_not_reach_the_terminal(typed: Terminal) -> None:
+    assert typed(Bot(Scripted("a\x1b[2Jb\x07c\td"), Decoding()), "hello", "/quit") == ["Bot: a[2Jbc\td", ""]
+
+
 def test_names(typed: Terminal) -> None:
     assert typed(Bot(Scripted("one"), Decoding(), names=("Anna", "Bob")), "hello", "/quit") == ["Bob: one", ""]
 
@@ -81,12 +91,14 @@ def test_settings(typed: Terminal) -> None:
         ["no_repeat_ngram_size", "0"],
         ["num_beams", "1"],
         ["length_penalty", "1.0"],
+        ["early_stopping", "false"],
         ["max_new_tokens", "null"],
         ["seed", "7"],
     ]
     shown = typed(
         bot,
         *("/set temperature 0.7", "/set --top_k 5", "/set seed null", "/set top_k", "/set temprature 1", "/set x 1"),
+        *("/set early_stopping true", "/set early_stopping yes"),
         *("/set top_p 2", "/set top_k 0.5", "/set temperature warm", "/set seed none", "/set max_new_tokens 200"),
         *("hello", "/quit"),
     )
@@ -97,6 +109,8 @@ def test_settings(typed: Terminal) -> None:
         "top_k 5",
         "(there is no setting temprature; did you mean temperature?)",
         "(there is no setting x; /set lists them)",
+        "early_stopping true",
+        "(--early_stopping is 'yes'; it must be true or false)",
         "(--top_p is 2.0; it must lie in (0, 1])",
         "(--top_k is '0.5'; it must be a whole number)",
         "(--temperature is 'warm'; it must be a number)",
@@ -105,7 +119,7 @@ def test_settings(typed: Terminal) -> None:
         "Bot: one",
         "",
     ]
-    assert bot.decoding == Decoding(temperature=0.7, top_k=5)
+    assert bot.decoding == Decoding(temperature=0.7, top_k=5, early_stopping=True)
     assert bot._engine.asked[0][0] == bot.decoding  # type: ignore[attr-defined]
 
 
@@ -133,14 +147,56 @@ def test_saving(typed: Terminal, tmp_path: Path) -> None:
     path, thesis = tmp_path / "talk.jsonl", tmp_path / "thesis.txt"
     thesis.write_text("years of work\n")
     bot = Bot(Scripted("one"), Decoding())
-    shown = typed(bot, "/save", f"/save {path}", "hello", f"/save {path}", f"/save {thesis}", f"/save {tmp_path}")
+    shown = typed(
+        bot,
+        "/save",
+        f"/save {path}",
+        "hello",
+        f"/save {path}",
+        f"/save {thesis}",
+        f"/save {tmp_path}",
+        "/save ~nobody-here/x",
+    )
     assert shown[0] == "(/save needs the name of a file, such as /save talk.jsonl)"
     assert shown[1] == "(there is nothing to save)"
-    assert shown[3] == f"(added to {path})"
+    assert shown[3] == f"(saved in {path})"
     assert "thesis.txt, line 1 is no conversation" in shown[4]
     assert "is no file" in shown[5]
+    assert "there is no folder ~nobody-here" in shown[6]
     assert [turn["text"] for turn in json.loads(path.read_text())["turns"]] == ["hello", "one"]
     assert thesis.read_text() == "years of work\n"
+
+
+def texts(path: Path) -> list[list[str]]:
+    return [[turn["text"] for turn in json.loads(line)["turns"]] for line in path.read_text().splitlines()]
+
+
+def test_a_conversation_stands_once_in_a_file(typed: Terminal, tmp_path: Path) -> None:
+    path, link, other = tmp_path / "talk.jsonl", tmp_path / "link.jsonl", tmp_path / "other.jsonl"
+    link.symlink_to(path)
+    bot = Bot(Scripted(*"12345678"), Decoding())
+    save, stages = f"/save {path}", []
+
+    class Watching(Transcript):
+        def keep(self, *args: Any) -> bool:
+            stages.append(texts(path) if path.exists() else None)
+            return super().keep(*args)
+
+    lines = ["a", save, save, "b", save, "/retry", save, "/undo", f"/save {link}", f"/save {other}", "/restart"]
+    typed(bot, *lines, "c", save, "d", f"/save {other}", "/quit", transcript=Watching(path))
+    first = ["a", "1"]
+    assert stages == [
+        None,
+        [first],
+        [first],
+        [[*first, "b", "2"]],
+        [[*first, "b", "3"]],
+        [first],
+        [first],
+        [first, ["c", "4"]],
+    ]
+    assert texts(path) == [first, ["c", "4", "d", "5"]]
+    assert texts(other) == [first, ["c", "4", "d", "5"]]
 
 
 def test_the_transcript_gets_each_conversation_at_its_end(typed: Terminal, tmp_path: Path) -> None:
@@ -148,9 +204,8 @@ def test_the_transcript_gets_each_conversation_at_its_end(typed: Terminal, tmp_p
     bot = Bot(Scripted("one", "two", "three", "four"), Decoding(), names=("Anna", "Bob"))
     lines = ("a", "b", "/undo", "/restart", "/restart", "c", "d", "/quit")
     typed(bot, *lines, transcript=Transcript(path))
-    saved = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [[turn["text"] for turn in one["turns"]] for one in saved] == [["a", "one"], ["c", "three", "d", "four"]]
-    assert saved[0]["names"] == ["Anna", "Bob"]
+    assert texts(path) == [["a", "one"], ["c", "three", "d", "four"]]
+    assert json.loads(path.read_text().splitlines()[0])["names"] == ["Anna", "Bob"]
 
     class Broken(Scripted):
         def stream(self, *args: object) -> None:  # type: ignore[override]

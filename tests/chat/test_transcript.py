@@ -20,11 +20,37 @@ FIRST = [Turn("hello — naïve 🤖\u2028", 0), Turn('two\nlines and "quotes"',
 SECOND = [Turn("bye", 0), Turn("bye bye", 1), Turn("really", 0), Turn("yes", 1)]
 
 
+class Opened:
+    """A file that a test looks into."""
+
+    def __init__(self, file: Any):
+        self.file = file
+
+    @classmethod
+    def instead_of_files(cls, monkeypatch: pytest.MonkeyPatch) -> None:
+        really_open = Path.open
+
+        def open_(path: Path, mode: str = "r", **options: Any) -> Any:
+            file = really_open(path, mode, **options)
+            return cls(file) if "+" in mode else file
+
+        monkeypatch.setattr(Path, "open", open_)
+
+    def __enter__(self) -> "Opened":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
 def test_data_preparation_takes_it_back(tmp_path: Path) -> None:
     path = tmp_path / "talk.jsonl"
-    assert Transcript(path).append(FIRST, NAMES)
-    assert not Transcript(path).append([], NAMES)
-    assert Transcript(path).append(SECOND, NAMES)
+    assert Transcript(path).keep(FIRST, NAMES)
+    assert not Transcript(path).keep([], NAMES)
+    assert Transcript(path).keep(SECOND, NAMES)
     options = Options(source=[f"dialogue:{path}"], format="tags", row_length=128, shards=1, valid_fraction=0.0)
     make(options, tmp_path / "pages", processes=1)
     rows = Pages(tmp_path / "pages", "train").in_order(0, 1)
@@ -37,15 +63,82 @@ def test_lines_are_added_to_what_is_there(tmp_path: Path) -> None:
     path = tmp_path / "talk.jsonl"
     path.write_text('["hello", "hi"]\n{"turns": [{"text": "x", "role": "Anna"}]}')  # no newline at its end
     one, two = Transcript(path), Transcript(path)
-    one.append(FIRST, NAMES)
-    one.append(SECOND, NAMES)
+    one.keep(FIRST, NAMES)
+    one.begin_another()
+    one.keep(SECOND, NAMES)
     lines = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
     assert lines[0] == ["hello", "hi"]
     assert [turn["text"] for turn in lines[2]["turns"]] == [turn.text for turn in FIRST]
     assert [turn["role"] for turn in lines[3]["turns"]] == [0, 1, 0, 1]
     assert lines[3]["names"] == ["Anna", "Bot"]
-    two.append(SECOND, NAMES)  # a blank line at most lies between them
-    assert [json.loads(line) for line in path.read_bytes().split(b"\n") if line][4] == lines[3]
+    two.keep(SECOND, NAMES)
+    assert [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] == [*lines, lines[3]]
+
+
+def said(path: Path) -> list[list[str]]:
+    return [[turn["text"] for turn in json.loads(line)["turns"]] for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def test_what_is_kept_again_takes_the_place_of_what_was(tmp_path: Path) -> None:
+    path = tmp_path / "talk.jsonl"
+    Transcript(path).keep(SECOND, NAMES)
+    before, transcript = path.read_bytes(), Transcript(path)
+    retried = [*SECOND[:3], Turn("no", 1)]
+    for turns in (SECOND[:2], SECOND, SECOND, retried, FIRST, SECOND[:2]):
+        transcript.keep(turns, NAMES)
+        assert path.read_bytes().startswith(before)
+        assert said(path) == [[turn.text for turn in SECOND], [turn.text for turn in turns]]
+    assert not transcript.keep([], NAMES)  # nothing is said: what was stays
+    assert len(said(path)) == 2
+
+
+def test_what_somebody_else_added_stays(tmp_path: Path) -> None:
+    path = tmp_path / "talk.jsonl"
+    one, two = Transcript(path), Transcript(path)
+    one.keep(SECOND[:2], NAMES)
+    two.keep(FIRST, NAMES)
+    one.keep(SECOND, NAMES)
+    two.keep(FIRST, NAMES)  # the same once more, so there is nothing to do
+    assert len(said(path)) == 3
+    two.keep(FIRST[:1], NAMES)
+    bye, hello = [turn.text for turn in SECOND], [turn.text for turn in FIRST]
+    assert said(path) == [bye[:2], hello, bye, hello[:1]]
+    path.write_text("")  # or took away
+    two.keep(FIRST, NAMES)
+    assert said(path) == [hello]
+
+
+@pytest.mark.parametrize(
+    "turns", [SECOND, SECOND[:1], [SECOND[0], Turn("see you", 1)]], ids=["more", "undone", "retried"]
+)
+def test_a_crash_leaves_older_conversations_and_most_of_this_one(
+    turns: list[Turn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, states = tmp_path / "talk.jsonl", list[bytes]()
+    Transcript(path).keep(FIRST, NAMES)
+    transcript = Transcript(path)
+    transcript.keep(SECOND[:2], NAMES)
+    before = path.read_bytes()
+
+    class Watched(Opened):
+        def truncate(self, size: int) -> None:
+            self.file.truncate(size)
+            states.append(path.read_bytes())
+
+        def write(self, data: bytes) -> int | None:
+            done = self.file.write(data)
+            states.append(path.read_bytes())
+            return done
+
+    Watched.instead_of_files(monkeypatch)
+    transcript.keep(turns, NAMES)
+    older = before.index(b"\n") + 1
+    assert [state[:older] for state in states] == [before[:older]] * 2
+    unfinished, whole = (state[older:] for state in states)
+    assert before[older:].startswith(unfinished)
+    assert whole.startswith(unfinished)
+    assert b"bye" in unfinished
+    assert [turn["text"] for turn in json.loads(whole)["turns"]] == [turn.text for turn in turns]
 
 
 @pytest.mark.parametrize(
@@ -75,34 +168,41 @@ def test_folders_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("again", [False, True])
+def test_a_full_disk_leaves_the_file_as_it_was(again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "talk.jsonl"
+    Transcript(path).keep(FIRST, NAMES)
     transcript = Transcript(path)
-    transcript.append(FIRST, NAMES)
+    if again:
+        transcript.keep(SECOND[:2], NAMES)
     before = path.read_bytes()
-    really_open = Path.open
 
-    class Full:
-        """A file on a disk with room for ten bytes."""
-
-        def __init__(self, file: Any):
-            self._file = file
-
-        def __enter__(self) -> "Full":
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            self._file.close()
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._file, name)
+    class Full(Opened):
+        """On a disk with room for ten bytes more."""
 
         def write(self, data: bytes) -> int | None:
-            return self._file.write(data[:10])
+            return self.file.write(data[: len(before) + 10 - path.stat().st_size])
 
-    monkeypatch.setattr(Path, "open", lambda *args, **kwargs: Full(really_open(*args, **kwargs)))
-    with pytest.raises(OSError, match="No space left") as caught:
-        transcript.append(SECOND, NAMES)
+    with monkeypatch.context() as patch:
+        Full.instead_of_files(patch)
+        with pytest.raises(OSError, match="No space left") as caught:
+            transcript.keep(SECOND, NAMES)
     assert caught.value.errno == errno.ENOSPC
-    monkeypatch.undo()
+    assert path.read_bytes() == before
+    transcript.keep(SECOND, NAMES)  # there is room again
+    assert said(path) == [[turn.text for turn in turns] for turns in (FIRST, SECOND)]
+
+
+def test_ctrl_c_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "talk.jsonl"
+    transcript = Transcript(path)
+    transcript.keep(SECOND[:2], NAMES)
+    before = path.read_bytes()
+
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        transcript.keep(SECOND, NAMES)
     assert path.read_bytes() == before
