@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxgpt.data.dialogue import FORMATS, FormatName
+from jaxgpt.data.dialogue import FormatName, format_of
 from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import UserError
 
@@ -108,9 +108,8 @@ def _tokenizer(name: str, source: "Source", chosen: str | None) -> Tokenizer:
 
 
 def _check_format(dialogue_format: str | None, tokenizer: Tokenizer) -> None:
-    if dialogue_format is None:
-        return
-    for token in FORMATS[dialogue_format].special_tokens:  # type: ignore[index]  # checked by from_source and the parser
+    written = format_of(dialogue_format)
+    for token in written.special_tokens if written else ():
         if tokenizer.backend.token_to_id(token) is None:
             raise UserError(
                 f"the format {dialogue_format} needs the token {token}, which the tokenizer {tokenizer.name} lacks; "

@@ -8,11 +8,10 @@ from functools import lru_cache
 from jaxgpt.chat.decoding import Decoding, History
 from jaxgpt.chat.engine import BOT, USER, Engine, Limits
 from jaxgpt.chat.rerank import Candidates, best_reply
+from jaxgpt.chat.streaming import encodable, settled
 from jaxgpt.data.dialogue import Conversation, EncodedConversation, Turn
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
-
-_HALF = "\N{REPLACEMENT CHARACTER}"  # how a character shows whose last bytes have not come yet
 
 
 def to_stderr(text: str) -> None:
@@ -56,18 +55,8 @@ class Bot:
     @decoding.setter
     def decoding(self, decoding: Decoding) -> None:
         positions = self._engine.cfg.n_positions
-        longest = decoding.longest(positions)
-        if longest >= positions:
-            raise UserError(
-                f"--max_new_tokens {longest} leaves no room for a prompt in the model's n_positions {positions}; "
-                f"try {positions // 2}"
-            )
-        if self._candidates is not None and not decoding.draws:
-            raise UserError(
-                f"--candidates {self._candidates.n} are drawn by chance, but --temperature is {decoding.temperature} "
-                f"and --num_beams {decoding.num_beams}; set a temperature above 0 and 1 beam, or draw no candidates"
-            )
-        self._decoding, self._max_new_tokens = decoding, longest
+        decoding.check(positions, self._candidates.n if self._candidates else 1)
+        self._decoding, self._max_new_tokens = decoding, decoding.longest(positions)
 
     def restart(self) -> None:
         """Forgets what was said."""
@@ -87,7 +76,7 @@ class Bot:
         `turns` has both once the iterator has come to its end. If it is closed or fails before that, the conversation
         stays as it was. UserError where the text is empty.
         """
-        text = text.encode("utf-8", "replace").decode().strip()  # a terminal and JSON may give half a surrogate pair
+        text = encodable(text).strip()
         if not text:
             raise UserError("there is nothing to reply to; say something")
         return self._answer([*self.turns, Turn(text, USER)], 0)
@@ -118,7 +107,7 @@ class Bot:
             for id_ in drawn:
                 ids.append(id_)
                 said = self._visible(ids)
-                certain = said.rstrip(_HALF).rstrip()  # white space waits until something follows it
+                certain = settled(said).rstrip()  # white space waits until something follows it
                 if len(certain) > len(sent):
                     yield certain[len(sent) :]
                     sent = certain

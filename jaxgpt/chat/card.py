@@ -6,7 +6,7 @@ import numpy as np
 import yaml
 
 from jaxgpt.chat.provenance import Provenance
-from jaxgpt.data.dialogue import FORMATS, Conversation, DialogueFormat
+from jaxgpt.data.dialogue import Conversation, DialogueFormat, format_of
 from jaxgpt.data.manifest import Manifest
 from jaxgpt.model.hf_config import ROLE_TOKENS
 from jaxgpt.model.write import Dtype
@@ -63,7 +63,7 @@ def _millions(count: int) -> str:
 
 
 def _use(model: Model, exported: ModelConfig, folder: str) -> str:
-    dialogue = FORMATS[model.dialogue_format] if model.dialogue_format else None  # type: ignore[index]
+    dialogue = format_of(model.dialogue_format)
     load = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"

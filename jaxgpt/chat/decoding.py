@@ -1,5 +1,6 @@
 """How a reply is drawn, and from how much of the conversation. Imports no framework, so that `--help` is fast."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ class Decoding:
         num_beams: more than 1 searches for the likeliest reply as a whole instead of drawing one; temperature, top_k,
             top_p and min_p then count for nothing
         length_penalty: of beams; their log-likelihood is divided by length to this power, so more means longer
+        early_stopping: of beams; the search ends with the num_beams-th reply that is found, even where its beams are
+            likelier than those
         max_new_tokens: longest reply; null means 200, or half of the model's positions where that is less
         seed: of the draws; null means another conversation each time
     """
@@ -38,6 +41,7 @@ class Decoding:
     no_repeat_ngram_size: int = 0
     num_beams: int = 1
     length_penalty: float = 1.0
+    early_stopping: bool = False
     max_new_tokens: int | None = None
     seed: int | None = None
 
@@ -63,6 +67,20 @@ class Decoding:
         """Tokens of the longest reply of a model with so many positions."""
         return self.max_new_tokens or max(min(200, n_positions // 2), 1)
 
+    def check(self, n_positions: int, candidates: int = 1) -> None:
+        """UserError where a model with so many positions has no room for a prompt, or candidates would all be alike."""
+        longest = self.longest(n_positions)
+        if longest >= n_positions:
+            raise UserError(
+                f"--max_new_tokens {longest} leaves no room for a prompt in the model's n_positions {n_positions}; "
+                f"try {n_positions // 2}"
+            )
+        if candidates > 1 and not self.draws:
+            raise UserError(
+                f"--candidates {candidates} are drawn by chance, but --temperature is {self.temperature} "
+                f"and --num_beams {self.num_beams}; set a temperature above 0 and 1 beam, or draw no candidates"
+            )
+
     def rules(self) -> dict[str, Any]:
         """How one token is chosen, as decode.rules.make_rules takes it."""
         return {
@@ -78,6 +96,14 @@ class Decoding:
     def draws(self) -> bool:
         """Whether chance decides; otherwise the same conversation always gets the same reply."""
         return self.temperature > 0 and self.num_beams == 1
+
+
+def check_stops(stops: Sequence[str], decoding: Decoding) -> None:
+    """UserError where a completion can't end before these texts."""
+    if "" in stops:
+        raise UserError("--stop has an empty text, before which everything would end; leave it out")
+    if stops and decoding.num_beams > 1:
+        raise UserError("--stop can't be used with --num_beams above 1; leave one of them out")
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from jaxgpt.chat.decoding import Decoding
-from jaxgpt.config import RUN_FILE
 from jaxgpt.data.dialogue import FORMATS, DialogueFormat, EncodedConversation
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
-from jaxgpt.model.hf_config import FILE as HF_CONFIG
 from jaxgpt.model.source import check_vocabulary, open_source, source_tokenizer
 from jaxgpt.model_config import ModelConfig
+from jaxgpt.train.run import holds_run
 
 EngineKind = Literal["torch", "jax"]
 USER, BOT = 0, 1  # roles; whoever opens the conversation is role 0
@@ -93,12 +92,13 @@ def open_engine(kind: EngineKind, folder: Path) -> Engine:
 
 @dataclass(frozen=True)
 class Described:
-    """An exported folder without its weights. config: the content of config.json."""
+    """An exported folder without its weights. config: of config.json; is_stock: whether transformers can load it."""
 
     cfg: ModelConfig
     tokenizer: Tokenizer
     format: DialogueFormat
     config: dict[str, Any]
+    is_stock: bool
 
 
 def describe(folder: Path) -> Described:
@@ -106,7 +106,7 @@ def describe(folder: Path) -> Described:
 
     UserError where the folder is a run or not whole, or its model was not trained on conversations.
     """
-    if (folder / RUN_FILE).is_file() and not (folder / HF_CONFIG).is_file():
+    if holds_run(folder):
         raise UserError(f"{folder} is a run; export it first: jaxgpt export {folder} --output {folder}/hf")
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; the bot talks with a folder that `jaxgpt export` made")
@@ -122,4 +122,4 @@ def describe(folder: Path) -> Described:
     if tokenizer is None:
         raise UserError(f"{folder} has no tokenizer; export the run again")
     check_vocabulary(str(folder), source, tokenizer)
-    return Described(source.cfg, tokenizer, FORMATS[name], source.content)
+    return Described(source.cfg, tokenizer, FORMATS[name], source.content, source.is_stock)

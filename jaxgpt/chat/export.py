@@ -9,8 +9,8 @@ import jax
 from jaxgpt.chat.card import MARK, model_card
 from jaxgpt.chat.decoding import Decoding
 from jaxgpt.chat.provenance import provenance
-from jaxgpt.data.atomic import write_text
-from jaxgpt.data.dialogue import FORMATS, DialogueFormat
+from jaxgpt.data.atomic import is_empty, remove_partial, write_text
+from jaxgpt.data.dialogue import format_of
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model.fold import stock
@@ -40,6 +40,7 @@ def export(
     cfg, tensors = stock(model.cfg, jax.device_get(model.params))
     check_values(tensors, dtype)
     output.mkdir(parents=True, exist_ok=True)
+    remove_partial(output)
     # The card tells an unfinished export from another folder, so it comes before the old config.json goes.
     write_text(output / CARD, model_card(model, cfg, dtype, provenance(source, model.step), output.name))
     (output / CONFIG).unlink(missing_ok=True)  # from here until the end the folder is no model
@@ -63,7 +64,7 @@ def check_output(output: Path, source: Path | None) -> None:
         holding = source if source.is_dir() else source.parent
         if output.resolve() == holding.resolve():
             raise UserError(f"--output {output} holds the model itself; give a new folder")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())) and not _is_export(output):
+    if output.exists() and not is_empty(output) and not _is_export(output):
         raise UserError(f"--output {output} already holds something that is no exported model; give a new folder")
 
 
@@ -85,15 +86,11 @@ def withdraw(output: Path) -> None:
     (output / CONFIG).unlink()
 
 
-def dialogue_format_of(model: Model) -> DialogueFormat | None:
-    return FORMATS[model.dialogue_format] if model.dialogue_format else None  # type: ignore[index]
-
-
 def generation_config(model: Model, role_ids: list[int]) -> dict[str, Any]:
     """How the bot decodes by default: by sampling, since greedy decoding of dialogue repeats itself."""
     decoding, eos = Decoding(), model.tokenizer.eos_token_id
     stops = [eos]
-    if dialogue := dialogue_format_of(model):
+    if dialogue := format_of(model.dialogue_format):
         # The first token of a turn's end: transformers knows single stop tokens only. jaxgpt's own bot waits for all.
         stops.append(dialogue.stop_ids(model.tokenizer)[0])
     return {
@@ -111,6 +108,7 @@ def generation_config(model: Model, role_ids: list[int]) -> dict[str, Any]:
 
 def _save_tokenizer(model: Model, role_ids: list[int], output: Path) -> None:
     from transformers import PreTrainedTokenizerFast
+    from transformers.utils import CHAT_TEMPLATE_FILE
 
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_with_roles(model.tokenizer, role_ids).backend,
@@ -121,8 +119,9 @@ def _save_tokenizer(model: Model, role_ids: list[int], output: Path) -> None:
         model_max_length=model.cfg.n_positions,
         clean_up_tokenization_spaces=False,
     )
-    if dialogue := dialogue_format_of(model):
+    if dialogue := format_of(model.dialogue_format):
         tokenizer.chat_template = dialogue.chat_template()
+    (output / CHAT_TEMPLATE_FILE).unlink(missing_ok=True)  # of an earlier model, which may have had another format
     tokenizer.save_pretrained(output)
 
 

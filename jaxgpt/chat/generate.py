@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.chat.decoding import Decoding
+from jaxgpt.chat.decoding import Decoding, check_stops
+from jaxgpt.chat.streaming import encodable, settled
 from jaxgpt.decode.beam import beam_search
 from jaxgpt.decode.loop import advance, drawn_ids, set_up, start
 from jaxgpt.decode.prepare import for_decoding
@@ -16,7 +17,6 @@ from jaxgpt.errors import UserError
 from jaxgpt.train.models import Model
 
 _PIECE = 8  # tokens between two looks at the text, where a stop text or a stream needs them
-_HALF = "\N{REPLACEMENT CHARACTER}"  # how a character shows whose last bytes have not come yet
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Generator:
     """A model with its compiled loop. stops: texts before which a completion ends; end-of-text ends it as well."""
 
     def __init__(self, model: Model, decoding: Decoding, stops: Sequence[str] = ()):
-        if "" in stops:
-            raise UserError("--stop has an empty text, before which everything would end; leave it out")
+        check_stops(stops, decoding)
         self._tokenizer, self._decoding, self._stops = model.tokenizer, decoding, tuple(stops)
         self._cfg, self._params = for_decoding(model.cfg, model.params)
         positions = self._cfg.n_positions
@@ -48,8 +47,6 @@ class Generator:
             **decoding.rules(),
             eos_id=self._tokenizer.eos_token_id,
         )
-        if decoding.num_beams > 1 and self._stops:
-            raise UserError("--stop can't be used with --num_beams above 1; leave one of them out")
 
     def complete(self, prompts: Sequence[str], batch_size: int = 8) -> Iterator[Completion]:
         """In the order of the prompts; UserError names one that leaves no room for max_new_tokens."""
@@ -64,7 +61,7 @@ class Generator:
         """The pieces of one completion while it is drawn; half characters, and what may begin a stop text, wait."""
         sent = ""
         for texts, _ in self._pieces([self._encode(prompt, 1)], 0):
-            certain = texts[0].removesuffix(_HALF)
+            certain = settled(texts[0])
             held = max((n for stop in self._stops for n in range(len(stop)) if certain.endswith(stop[:n])), default=0)
             certain = certain[: len(certain) - held]
             if len(certain) > len(sent):
@@ -74,7 +71,8 @@ class Generator:
             yield texts[0][len(sent) :]
 
     def _encode(self, prompt: str, number: int) -> list[int]:
-        ids = self._tokenizer.encode(prompt) or [self._tokenizer.eos_token_id]  # nothing: how a document begins
+        # An empty prompt is how a document begins.
+        ids = self._tokenizer.encode(encodable(prompt)) or [self._tokenizer.eos_token_id]
         positions = self._cfg.n_positions
         if len(ids) + self._max_new > positions:
             raise UserError(
@@ -127,7 +125,7 @@ class Generator:
             self._max_new,
             decoding.num_beams,
             decoding.length_penalty,
-            False,
+            decoding.early_stopping,
             self._modes,
             self._rules,
         )

@@ -160,7 +160,7 @@ class JaxEngine:
             limits.max_new_tokens,
             decoding.num_beams,
             decoding.length_penalty,
-            False,
+            decoding.early_stopping,
             modes,
             rules,
         )

@@ -1,19 +1,16 @@
 """What a parity report is measured on: a run's validation split, or some prose where that is not at hand."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from jaxgpt.config import RUN_FILE
+from jaxgpt.chat.provenance import provenance
 from jaxgpt.data.loader import Pages
-from jaxgpt.data.manifest import FILE as MANIFEST
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.model_config import ModelConfig
-from jaxgpt.train.checkpoint import read_run_state
 
 # The logits of all of them are in memory at the same time.
 _SEQUENCES = 4
@@ -56,18 +53,13 @@ class Sample:
 
 def sample_of(folder: Path, cfg: ModelConfig, tokenizer: Tokenizer | None, step: int | None) -> Sample:
     """From the validation split of the run in `folder` at `step`, where its pages are still those; else prose."""
-    if step is None or not (folder / RUN_FILE).is_file():
+    origin = provenance(folder, step)
+    if origin is None or origin.manifest is None:
         return prose(cfg, tokenizer)
-    state = read_run_state(folder, step)
-    pages, split = Path(state.config["data"]["path"]), state.config["data"]["valid_split"]
-    manifest = pages / MANIFEST
-    if not manifest.is_file() or hashlib.sha256(manifest.read_bytes()).hexdigest() != state.data:
-        return prose(cfg, tokenizer)
+    pages, split = Path(origin.config["data"]["path"]), origin.config["data"]["valid_split"]
     try:
         sequences = longest(conversations(Pages(pages, split)), cfg.n_positions)
-    except (
-        UserError
-    ) as error:  # damaged pages are no reason to keep a model back; the report says what was read instead
+    except UserError as error:  # no reason to keep a model back; the report says what was read instead
         instead = prose(cfg, tokenizer)
         return Sample(instead.sequences, f"{instead.what}, because {error}")
     if not sequences:

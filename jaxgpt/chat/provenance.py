@@ -1,14 +1,11 @@
 """What a run's folder says about where its model comes from."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxgpt.config import RUN_FILE
-from jaxgpt.data.manifest import FILE as MANIFEST
-from jaxgpt.data.manifest import Manifest, load_manifest
+from jaxgpt.data.manifest import Manifest, load_manifest, manifest_hash
 from jaxgpt.train import checkpoint
 
 
@@ -33,14 +30,6 @@ def provenance(folder: Path | None, step: int | None) -> Provenance | None:
     if folder is None or step is None or not (folder / RUN_FILE).is_file():
         return None
     state = checkpoint.read_run_state(folder, step)
-    metrics = folder / checkpoint.FOLDER / str(step) / "metrics" / "metrics"
-    valid_loss = json.loads(metrics.read_text(encoding="utf-8"))["valid_loss"] if metrics.is_file() else None
-    return Provenance(folder, step, state.config, valid_loss, state.data, _manifest(state.config, state.data))
-
-
-def _manifest(config: dict[str, Any], data_hash: str) -> Manifest | None:
-    pages = Path(config["data"]["path"])
-    file = pages / MANIFEST
-    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != data_hash:
-        return None
-    return load_manifest(pages)
+    pages = Path(state.config["data"]["path"])
+    manifest = load_manifest(pages) if manifest_hash(pages) == state.data else None
+    return Provenance(folder, step, state.config, checkpoint.valid_loss(folder, step), state.data, manifest)

@@ -24,6 +24,11 @@ class TorchEngine:
 
     def __init__(self, folder: Path):
         described = describe(folder)
+        if not described.is_stock:
+            raise UserError(
+                f"{folder} has names or layouts that transformers does not know; bring it into a stock folder (jaxgpt "
+                f"import {folder} --output DIR, then jaxgpt export DIR), or talk with --engine jax"
+            )
         self.cfg, self.tokenizer, self.format = described.cfg, described.tokenizer, described.format
         # The token whose embedding is added for each role; None where the model knows no roles.
         of_table: list[int] | None = described.config.get(ROLE_TOKEN_IDS)
@@ -130,6 +135,7 @@ class TorchEngine:
             do_sample=False,
             num_beams=decoding.num_beams,
             length_penalty=decoding.length_penalty,
+            early_stopping=decoding.early_stopping,
             repetition_penalty=decoding.repetition_penalty,
             no_repeat_ngram_size=decoding.no_repeat_ngram_size,
             max_new_tokens=limits.max_new_tokens,

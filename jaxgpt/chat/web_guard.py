@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import hmac
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +17,9 @@ App = Callable[[Any, Receive, Send], Awaitable[None]]
 USER = "jaxgpt"
 MAX_BODY = 1_000_000  # bytes; the longest message, with every character escaped, has a fifth of it
 _SECONDS_PER_WRONG_PASSWORD = 1.0
-_CLOSED = ("/gradio_api/upload",)  # the page takes no files, but Gradio would write them to disk
+_SECONDS_PER_BODY = 30
+# The page takes no files, but Gradio would write them to disk; and it needs no description of its interface.
+_CLOSED = ("/gradio_api/upload", "/openapi.json")
 _HEADERS = [
     # What the page loads comes from this server; no other page may show it in a frame.
     (
@@ -36,7 +39,8 @@ class Guard:
     hosts: names that the header Host may carry, without port; None allows any. A page of another site that has its own
         name point to this machine (DNS rebinding) is turned away by it with 403.
     password: of the user `jaxgpt`, by HTTP Basic (RFC 7617), for every path; None asks for none. Otherwise 401.
-    An Origin (RFC 6454) other than Host gets 403, a body above MAX_BODY bytes 413, an upload 404.
+    An Origin (RFC 6454) other than Host gets 403, a body above MAX_BODY bytes 413, one that
+    does not come 408, an upload 404.
     """
 
     def __init__(self, app: App, hosts: frozenset[str] | None, password: str | None):
@@ -58,11 +62,19 @@ class Guard:
             challenge = (b"www-authenticate", b'Basic realm="jaxgpt", charset="UTF-8"')
             await _answer(send, 401, f"user name {USER} and the password, please", challenge)
             return
-        body = await _read(receive)
+        try:
+            async with asyncio.timeout(_SECONDS_PER_BODY):
+                body = await _read(receive)
+        except TimeoutError:
+            await _answer(send, 408, f"the request did not come within {_SECONDS_PER_BODY} seconds")
+            return
         if body is None:
             await _answer(send, 413, f"the request is larger than {MAX_BODY} bytes")
             return
-        await self._app(scope, _replay(body, receive), _with_headers(send))
+        try:
+            await self._app(scope, _replay(body, receive), _with_headers(send))
+        except (KeyError, TypeError, ValueError) as error:  # Gradio has answered with 500
+            print(f"(a malformed request to {scope['path']!r}: {error!r})", file=sys.stderr, flush=True)
 
     def _refusal(self, path: str, headers: dict[bytes, str]) -> tuple[int, str] | None:
         host = headers.get(b"host", "")
@@ -72,7 +84,7 @@ class Guard:
         if origin is not None and _netloc(origin) != host.lower():
             return 403, f"this server takes no requests from pages of {origin!r}"
         if path.startswith(_CLOSED):
-            return 404, "this page takes no files"
+            return 404, "there is nothing here: this page takes no files"
         return None
 
     async def _known(self, authorization: str | None) -> bool:

@@ -33,6 +33,8 @@ footer { display: none !important; }
 #conversation .bot-row::before { content: %s; }
 """
 
+_SEED_DIGITS = 20
+
 
 @dataclass
 class _Talk:
@@ -52,7 +54,7 @@ class _Handlers:
     def say(self, talk: _Talk | None, text: str, *settings: Any) -> Iterator[tuple[Any, ...]]:
         import gradio as gr
 
-        said = text.strip()
+        said = (text or "").strip()
         if not said:
             yield gr.skip(), gr.skip(), gr.skip()
             return
@@ -239,16 +241,16 @@ def _settings(decoding: Decoding, n_positions: int) -> "list[gr.components.Compo
             "" if decoding.seed is None else str(decoding.seed),
             label="Seed",
             placeholder="different each time",
-            max_length=20,
+            max_length=_SEED_DIGITS,
         ),
     ]
 
 
 def _decoding(now: Decoding, settings: tuple[Any, ...]) -> Decoding:
     temperature, top_p, top_k, penalty, longest, seed = settings
-    seed = seed.strip()
-    if seed and not seed.isdecimal():
-        raise UserError(f"Seed is {seed!r}; it must be a whole number, 0 or more, or empty")
+    seed = (seed or "").strip()
+    if seed and not (seed.isdecimal() and len(seed) <= _SEED_DIGITS):
+        raise UserError(f"Seed is {seed[:40]!r}; it must be a whole number of at most {_SEED_DIGITS} digits, or empty")
     return replace(
         now,
         temperature=temperature,

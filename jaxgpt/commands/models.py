@@ -65,13 +65,14 @@ def export(arguments: list[str]) -> None:
     sample = sample_of(source, model.cfg, model.tokenizer, model.step)
     exporting.export(model, output, args.dtype, args.pytorch_bin, source)
     parity = export_parity(model, output, args.dtype, sample)
-    print(f"{output} holds the model{'' if model.step is None else f' of step {model.step}'} in {args.dtype}")
     for line in parity.lines():
         print(line)
+    if parity.holds:
+        print(f"{output} holds the model{'' if model.step is None else f' of step {model.step}'} in {args.dtype}")
+    else:
+        exporting.withdraw(output)
     if args.json:
         print_json({"output": str(output), "step": model.step, "dtype": args.dtype, **parity.as_json()})
-    if not parity.holds:
-        exporting.withdraw(output)
     parity.check(str(output))
 
 
@@ -93,7 +94,7 @@ def perplexity(arguments: list[str]) -> None:
     from jaxgpt.evaluate.perplexity import perplexity as measure
     from jaxgpt.train.models import load_model
 
-    model = load_model(Path(args.model), args.step)
+    model = load_model(args.model, args.step)
     result = measure(model, page_folder(args.data, [args.split], args.cache), args.split)
     where = args.model if model.step is None else f"{args.model} (step {model.step})"
     print(f"{where} on {args.data}, split {args.split}, tokenizer {model.tokenizer.hash[:12]}")

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jaxgpt.command import add_step, make_parser, parse, print_json
 from jaxgpt.errors import UserError
@@ -14,7 +14,7 @@ def generate(arguments: list[str]) -> None:
     jaxgpt generate --model gpt2 --prompt "Once upon a time" --max_new_tokens 50
     jaxgpt generate --model runs/mine --prompts prompts.txt --num_beams 4 > completions.jsonl
     """
-    from jaxgpt.chat.decoding import Decoding
+    from jaxgpt.chat.decoding import Decoding, check_stops
 
     parser = make_parser("generate", generate.__doc__ or "")
     parser.add_argument("--model", type=str, required=True, help="a run, or whatever `jaxgpt import` takes")
@@ -35,15 +35,17 @@ def generate(arguments: list[str]) -> None:
         raise UserError("give either --prompt TEXT or --prompts FILE")
     if args.batch_size < 1:
         raise UserError(f"--batch_size is {args.batch_size}; it must be 1 or more")
+    check_stops(args.stop, decoding)
     prompts = [args.prompt] if args.prompts is None else _lines(Path(args.prompts))
 
     from jaxgpt.chat.generate import Generator
+    from jaxgpt.chat.streaming import printable
     from jaxgpt.train.models import load_model
 
     generator = Generator(load_model(args.model, args.step), decoding, args.stop)
     if args.prompt is not None and not args.json and decoding.num_beams == 1:
         for piece in generator.stream(args.prompt):
-            print(piece, end="", flush=True)
+            print(printable(piece), end="", flush=True)
         print()
         return
     for completion in generator.complete(prompts, args.batch_size):
@@ -115,17 +117,28 @@ def chat(arguments: list[str]) -> None:
         raise UserError("--host, --port and --password_file are of the page in the browser; add --web")
     if args.web and (args.prompt is not None or args.transcript):
         raise UserError("--web shows a page; leave out --prompt and --transcript, which are for the terminal")
+    if args.candidates < 1:
+        raise UserError(f"--candidates is {args.candidates}; it must be 1 or more")
+    if args.reverse_model and args.candidates == 1:
+        raise UserError("--reverse_model chooses among candidates, but --candidates is 1; try --candidates 16")
 
     from jaxgpt.chat import web
     from jaxgpt.chat.bot import Bot
-    from jaxgpt.chat.engine import open_engine
+    from jaxgpt.chat.engine import describe, open_engine
+    from jaxgpt.chat.rerank import Candidates
+    from jaxgpt.chat.streaming import printable
     from jaxgpt.chat.terminal import talk
     from jaxgpt.chat.transcript import Transcript
 
     transcript = Transcript(Path(args.transcript)) if args.transcript else None
     place = web.reserve(args.host, args.port, args.password_file) if args.web else None
+    # What can be said without the weights, which may take a while, is said before.
+    decoding.check(describe(Path(args.model)).cfg.n_positions, args.candidates)
+    if args.reverse_model:
+        describe(Path(args.reverse_model))
     engine = open_engine(args.engine, Path(args.model))
-    candidates = _candidates(args.candidates, args.engine, args.reverse_model)
+    reverse = open_engine(args.engine, Path(args.reverse_model)) if args.reverse_model else None
+    candidates = Candidates(args.candidates, reverse) if args.candidates > 1 else None
     if place is not None:
         name = "/".join(Path(args.model).absolute().parts[-2:])
         title = f"{name}, format {engine.format.name}"
@@ -136,10 +149,10 @@ def chat(arguments: list[str]) -> None:
     if args.prompt is None:
         talk(bot, transcript)
         return
-    reply = bot.reply(args.prompt, lambda piece: print(piece, end="", flush=True))
+    reply = bot.reply(args.prompt, lambda piece: print(printable(piece), end="", flush=True))
     print()
     if transcript is not None:
-        transcript.append(bot.turns, names)
+        transcript.keep(bot.turns, names)
     if args.json:
         print_json({"prompt": args.prompt, "reply": reply})
 
@@ -149,15 +162,3 @@ def _speakers(text: str) -> tuple[str, str]:
     if len(names) != 2 or not all(names):
         raise UserError(f"--names is {text!r}; it must be two names with a comma between them, such as Anna,Bot")
     return names[0], names[1]
-
-
-def _candidates(n: int, engine: Any, reverse_model: str | None) -> Any:
-    """How the best of n replies is chosen; None for one."""
-    from jaxgpt.chat.engine import open_engine
-    from jaxgpt.chat.rerank import Candidates
-
-    if n != 1:
-        return Candidates(n, open_engine(engine, Path(reverse_model)) if reverse_model else None)
-    if reverse_model:
-        raise UserError("--reverse_model chooses among candidates, but --candidates is 1; try --candidates 16")
-    return None

@@ -193,6 +193,11 @@ FORMATS: dict[FormatName, DialogueFormat] = {
 }
 
 
+def format_of(name: str | None) -> DialogueFormat | None:
+    """The format that a checked file names; None for documents."""
+    return FORMATS[name] if name else None  # type: ignore[index]  # one of the names, or a KeyError
+
+
 def weigh(conversation: Conversation, loss_on: LossOn) -> Conversation:
     """The conversation with weight 0 on every turn that `loss_on` leaves out; `responses` leaves out the first."""
     if loss_on == "all":

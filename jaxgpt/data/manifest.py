@@ -3,12 +3,13 @@
 A folder without one is unfinished. Training and evaluation refuse a manifest that does not fit the model.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.data.dialogue import FORMATS, DialogueFormat, FormatName
+from jaxgpt.data.dialogue import FORMATS, DialogueFormat, FormatName, format_of
 from jaxgpt.data.records import PageFormat, Shard
 from jaxgpt.errors import UserError
 
@@ -73,7 +74,7 @@ class Manifest:
 
     @property
     def format(self) -> DialogueFormat | None:
-        return FORMATS[self.dialogue_format] if self.dialogue_format else None
+        return format_of(self.dialogue_format)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
@@ -88,6 +89,12 @@ class Manifest:
         return [
             Shard(folder / shard.file, self.page_format, shard.records) for shard in self.split(split, folder).shards
         ]
+
+
+def manifest_hash(folder: Path) -> str | None:
+    """SHA-256 of the folder's manifest, by which a run knows its pages again; None where there is no manifest."""
+    path = folder / FILE
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def load_manifest(folder: Path) -> Manifest:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgpt.decode.loop import State, begin
+from jaxgpt.decode.loop import State, fill, set_up
 from jaxgpt.decode.prepare import next_logits
 from jaxgpt.decode.rules import Modes, Rules, constrain, ended
 from jaxgpt.model.block import Chunk, LayerCache
@@ -69,10 +69,11 @@ def beam_search(
     early_stopping: a prompt is over with the num_beams-th found sequence; otherwise not before its best beam, scored
     at its length of now, is no better than the worst of them. Temperature, top-k, top-p and min-p don't count. The
     result has no tokens and the score -inf where bans leave none.
-    cfg and params come from `for_decoding`; prompts, roles and max_new are those of `begin`.
+    cfg and params come from `for_decoding`; prompts, roles and max_new are those of `set_up`.
     """
-    state = begin(cfg, params, prompts, roles, max_new, seed=0)
+    state = set_up(cfg, prompts, roles, max_new, seed=0)
     first = int(state.first)
+    state = fill(cfg, params, state, jnp.int32(0), first)
     # By the host in double precision, as transformers does; as an array it is also nothing to compile anew for.
     lengths_N = np.arange(1, state.ids_BS.shape[1] - first + 1, dtype=np.float64)
     with np.errstate(over="ignore"):

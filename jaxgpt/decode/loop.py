@@ -82,20 +82,6 @@ def set_up(
     )
 
 
-def begin(
-    cfg: ModelConfig,
-    params: Params,
-    prompts: Sequence[Sequence[int]],
-    roles: Sequence[Sequence[int]] | None,
-    max_new: int,
-    seed: int,
-    first_row: int = 0,
-) -> State:
-    """`set_up` with the prompts in the cache, ready for `advance`."""
-    state = set_up(cfg, prompts, roles, max_new, seed, first_row)
-    return fill(cfg, params, state, jnp.int32(0), int(state.first))
-
-
 def empty_state(cfg: ModelConfig, rows: int, slots: int, seed: int, first_row: int = 0) -> State:
     """No token yet."""
     return State(

@@ -130,16 +130,18 @@ def saved_model_config(run: Path, step: int) -> ModelConfig:
     return ModelConfig(**read_run_state(run, step).config["model"])
 
 
+def valid_loss(run: Path, step: int) -> float | None:
+    """Nats per token with which the checkpoint was saved; None where it was not evaluated."""
+    metrics = run / FOLDER / str(step) / "metrics" / "metrics"
+    return _valid_loss(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else None
+
+
 def best_step(run: Path) -> int:
     """The checkpoint with the lowest validation loss, or the newest where none was evaluated."""
     done = steps(run)
     if not done:
         raise UserError(f"{run} has no checkpoint yet; train it first with `jaxgpt train --output {run}`")
-    losses = {}
-    for step in done:
-        metrics = run / FOLDER / str(step) / "metrics" / "metrics"
-        if metrics.is_file():
-            losses[step] = _valid_loss(json.loads(metrics.read_text(encoding="utf-8")))
+    losses = {step: loss for step in done if (loss := valid_loss(run, step)) is not None}
     return min(losses, key=losses.__getitem__) if losses else done[-1]
 
 

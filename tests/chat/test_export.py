@@ -140,7 +140,7 @@ def test_the_command_reports_and_exports_again(tags_run, tmp_path: Path, capsys:
     assert 0 < report["relative_diff"] < report["bound"]
     assert report["tokens"] > 50
     assert f"{tags_run.pages}, split valid" in report["text"]
-    assert lines[0] == f"{output} holds the model of step 1 in float32"
+    assert lines[4] == f"{output} holds the model of step 1 in float32"
     assert "perplexity" in "".join(lines[:5])
     assert not (output / "model.safetensors").exists()
     assert (output / "pytorch_model.bin").is_file()
@@ -181,6 +181,28 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     file.write_text("x")
     with pytest.raises(UserError, match="already holds something"):
         export(model, file)
+
+
+def test_what_killed_processes_left_blocks_nothing_and_goes(tmp_path: Path) -> None:
+    model = small_model("tags")
+    left = [tmp_path / f".{name}.{'0123456789abcdef' * 2}.partial" for name in ("README.md", "model.safetensors")]
+    for path in left:
+        path.write_text("half")
+    export(model, tmp_path)
+    assert not any(path.exists() for path in left)
+    GPT2LMHeadModel.from_pretrained(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".mine.partial").touch()  # not a name of ours
+    with pytest.raises(UserError, match="already holds something that is no exported model"):
+        export(model, tmp_path / "other")
+
+
+def test_an_earlier_models_chat_template_goes(tmp_path: Path) -> None:
+    model = small_model("tags")
+    export(model, tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template
+    export(dataclasses.replace(model, dialogue_format=None), tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template is None
 
 
 def test_a_model_is_not_written_over_itself(tmp_path: Path) -> None:

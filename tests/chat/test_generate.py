@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from small_bots import make_folder
 from transformers import GPT2LMHeadModel
 
 from jaxgpt import cli
 from jaxgpt.chat.decoding import Decoding
 from jaxgpt.chat.generate import Generator
+from jaxgpt.chat.streaming import settled
+from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.train.models import Model, load_model
 
@@ -50,6 +54,30 @@ def test_beams_are_those_of_transformers(model: Model, tags_run) -> None:
     done = list(Generator(model, decoding).complete(PROMPTS[:2]))
     expected = [_transformers(tags_run.hf, model, prompt, num_beams=3, length_penalty=0.7) for prompt in PROMPTS[:2]]
     assert [one.text for one in done] == expected
+
+
+@pytest.mark.slow
+def test_beams_that_stop_early_are_those_of_transformers(tmp_path: Path) -> None:
+    folder, prompts = make_folder(tmp_path, "eos"), ["hello there", "how are you?"]
+    stock = GPT2LMHeadModel.from_pretrained(folder)
+    with torch.no_grad():  # end-of-text becomes a little likelier than a token that this model likes
+        stock.transformer.wte.weight[0] = 1.01 * stock.transformer.wte.weight[2]
+    stock.save_pretrained(folder)
+    model, texts = load_model(folder), {}
+    for early in (False, True):
+        beams = {"num_beams": 3, "length_penalty": 2.0, "early_stopping": early}
+        texts[early] = [one.text for one in Generator(model, Decoding(**beams, max_new_tokens=11)).complete(prompts)]
+        assert texts[early] == [_transformers(folder, model, prompt, **beams) for prompt in prompts]
+    assert all(len(stopped) < len(whole) for stopped, whole in zip(texts[True], texts[False], strict=True))
+
+
+def test_only_what_stays_is_settled() -> None:
+    tokenizer, random = load_tokenizer("gpt2"), np.random.default_rng(0)
+    text = tokenizer.encode("naïve 🤖 — 漢字 é")
+    for ids in (text, *random.integers(0, 256, (23, 31)).tolist()):  # the first 256 tokens are the bytes
+        whole = tokenizer.decode(ids)
+        assert all(whole.startswith(settled(tokenizer.decode(ids[:n]))) for n in range(len(ids) + 1))
+    assert settled(tokenizer.decode(tokenizer.encode(" 🤖")[:-1])) == " "
 
 
 def test_a_seed_and_a_prompts_number_decide_its_text(model: Model) -> None:
@@ -106,6 +134,9 @@ def test_the_command(tags_run, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out) == lines[0]
     with pytest.raises(UserError, match="either --prompt TEXT or --prompts FILE"):
         cli.generate(options)
+    for wrong, message in ((["--stop+="], "empty text"), (["--stop+", "x", "--num_beams", "2"], "num_beams above 1")):
+        with pytest.raises(UserError, match=message):  # and not that there is no such model
+            cli.generate(["--model", str(tmp_path / "nothing"), "--prompt", "hello", *wrong])
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8"):
         cli.generate([*options, "--prompts", str(file)])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_bots import encoded, make_folder
+from small_bots import encoded, make_folders
 
 from jaxgpt.chat import jax_engine
 from jaxgpt.chat.bot import Bot
@@ -14,6 +14,7 @@ from jaxgpt.chat.engine import Limits, open_engine
 from jaxgpt.chat.jax_engine import JaxEngine
 from jaxgpt.chat.torch_engine import TorchEngine
 
+pytestmark = pytest.mark.slow  # compiling
 TEXTS = ("hello there", "how are you?", "fine, and what about you?")
 LIMITS = Limits(11, (301, 302), (0, 5, 17))
 GREEDY = Decoding(temperature=0)
@@ -22,12 +23,7 @@ DRAWN = Decoding(temperature=1.3, top_k=40, top_p=0.9, seed=5)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("engines")
-    kinds = {"tags": "none", "sep": "types", "table": "table"}
-    return {
-        name: make_folder(root / name, "tags" if name == "table" else name, roles, seed)
-        for seed, (name, roles) in enumerate(kinds.items())
-    }
+    return make_folders(tmp_path_factory.mktemp("engines"))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +39,7 @@ def tags(folders: dict[str, Path]) -> JaxEngine:
         ("tags", {"temperature": 0}),
         ("sep", {"temperature": 0, "repetition_penalty": 1.7, "no_repeat_ngram_size": 2}),
         ("table", {"temperature": 0}),
-        ("tags", {"num_beams": 3, "length_penalty": 0.5, "no_repeat_ngram_size": 2}),
+        ("tags", {"num_beams": 3, "length_penalty": 0.5, "no_repeat_ngram_size": 2, "early_stopping": True}),
     ],
     ids=str,
 )

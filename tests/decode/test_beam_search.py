@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from tiny_models import N_POSITIONS, Model, prompts_of, random_model, uncached_logits, with_torch
+from tiny_models import N_POSITIONS, Model, filled, prompts_of, random_model, uncached_logits, with_torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from jaxgpt.decode.beam import beam_search
-from jaxgpt.decode.loop import advance, begin, drawn_ids
+from jaxgpt.decode.loop import advance, drawn_ids
 from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.decode.rules import make_rules
 
@@ -193,7 +193,7 @@ def test_enough_beams_find_the_best_of_all_sequences() -> None:
 def test_one_beam_without_eos_is_greedy() -> None:
     _, model = with_torch(8)
     modes, rules = make_rules(131, temperature=0)
-    state = begin(*model, PROMPTS, None, N, 0)
+    state = filled(model, PROMPTS, N)
     greedy = drawn_ids(advance(model[0], modes, model[1], rules, state, state.first + N, jnp.int32(0)), rules)
     # What is for draws only does not count.
     assert _search(model, 1, temperature=0.5, top_k=1, min_p=1.0)[0] == greedy

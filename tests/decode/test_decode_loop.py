@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from tiny_models import N_POSITIONS, Model, prompts_of, random_model, uncached_logits, with_torch
+from tiny_models import N_POSITIONS, Model, filled, prompts_of, random_model, uncached_logits, with_torch
 
-from jaxgpt.decode.loop import State, advance, begin, bucket, drawn_ids, empty_state, fill
+from jaxgpt.decode.loop import State, advance, bucket, drawn_ids, empty_state, fill, set_up
 from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.decode.rules import Modes, Rules, make_rules
 
@@ -35,7 +35,7 @@ def _advance(model: Model, how: tuple[Modes, Rules], state: State, n: int = N) -
 def _generate(
     model: Model, how: tuple[Modes, Rules], prompts: list[list[int]] = PROMPTS, n: int = N, **options: Any
 ) -> list[list[int]]:
-    state = begin(*model, prompts, None, n, **{"seed": 0} | options)
+    state = filled(model, prompts, n, **options)
     return drawn_ids(_advance(model, how, state, n), how[1])
 
 
@@ -103,7 +103,7 @@ def test_greedy_tokens_are_those_of_transformers_in_another_model_with_token_typ
         types[-1] = 1  # transformers gives it to all that follows
         expected.append(_transformers(torch_model, prompt, token_type_ids=torch.tensor([types])))
     how = make_rules(131, temperature=0, role=1)
-    assert drawn_ids(_advance(model, how, begin(*model, PROMPTS, roles, N, 0)), how[1]) == expected
+    assert drawn_ids(_advance(model, how, filled(model, PROMPTS, N, roles)), how[1]) == expected
     assert _generate(model, how) != expected  # the prompts' roles matter
 
 
@@ -123,7 +123,7 @@ def test_every_token_is_the_likeliest_of_the_model_without_a_cache(changes: dict
     model = for_decoding(*plain)
     roles = prompts_of(*map(len, PROMPTS), high=2, seed=1)
     how = make_rules(131, temperature=0, role=1)
-    drawn = drawn_ids(_advance(model, how, begin(*model, PROMPTS, roles, N, 0)), how[1])
+    drawn = drawn_ids(_advance(model, how, filled(model, PROMPTS, N, roles)), how[1])
     expected = uncached_logits(plain, _joined(PROMPTS, drawn), [prompt + [1] * N for prompt in roles])
     for prompt, new, values in zip(PROMPTS, drawn, expected, strict=True):
         assert values[len(prompt) - 1 : -1].argmax(-1).tolist() == new
@@ -135,7 +135,7 @@ def test_in_bfloat16_every_token_is_nearly_the_likeliest(plain: Model) -> None:
     params = model[1]
     assert params["wte"]["weight"].dtype == params["h"]["1"]["attn"]["c_attn"]["bias"].dtype == jnp.bfloat16
     assert params["ln_f"]["weight"].dtype == params["h"]["0"]["ln_2"]["bias"].dtype == jnp.float32
-    state = _advance(model, GREEDY, begin(*model, PROMPTS, None, N, 0))
+    state = _advance(model, GREEDY, filled(model, PROMPTS, N))
     assert {cache.dtype for cache in jax.tree.leaves(state.caches)} == {jnp.dtype("bfloat16")}
     drawn = drawn_ids(state, GREEDY[1])
     for prompt, new, values in zip(PROMPTS, drawn, uncached_logits(plain, _joined(PROMPTS, drawn)), strict=True):
@@ -169,7 +169,7 @@ def test_all_that_may_be_drawn_is_drawn(plain: Model, model: Model) -> None:
 @pytest.mark.parametrize("how", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
 def test_drawing_in_pieces_is_drawing_at_once(model: Model, how: tuple[Modes, Rules]) -> None:
     expected = _generate(model, how, seed=3)
-    state = begin(*model, PROMPTS, None, N, 3)
+    state = filled(model, PROMPTS, N, seed=3)
     so_far = 0
     for n in (1, 3, 0, 7, N - 11):
         state = _advance(model, how, state, n)
@@ -181,7 +181,7 @@ def test_drawing_in_pieces_is_drawing_at_once(model: Model, how: tuple[Modes, Ru
 @pytest.mark.parametrize("how", [GREEDY, SAMPLING], ids=["greedy", "sampling"])
 def test_a_state_that_is_cut_goes_on_like_a_new_one(model: Model, how: tuple[Modes, Rules]) -> None:
     kept, other = 5, prompts_of(4, 4, 4, 4, seed=9)
-    state = _advance(model, how, begin(*model, PROMPTS, None, N, 3))
+    state = _advance(model, how, filled(model, PROMPTS, N, seed=3))
     drawn = drawn_ids(state, how[1])
     # Back to the fifth drawn token, then four tokens that nobody drew.
     at = state.first + kept
@@ -227,7 +227,7 @@ def test_rows_end_at_stop_sequences_and_eos_alone_and_are_filled(model: Model) -
     free = _generate(model, SAMPLING, seed=5)  # greedy rows soon repeat themselves; draws don't change with the stops
     eos, stops = free[0][9], [free[1][6:8], free[2][2:6], free[1][20:21]]
     how = make_rules(131, **WARM, eos_id=eos, stops=stops)
-    state = _advance(model, how, begin(*model, PROMPTS, None, N, 5))
+    state = _advance(model, how, filled(model, PROMPTS, N, seed=5))
     lengths = [_first_end(row, [[eos], *stops]) for row in free]
     assert drawn_ids(state, how[1]) == [row[:length] for row, length in zip(free, lengths, strict=True)]
     assert len(set(lengths)) == 4  # one of them None
@@ -241,7 +241,7 @@ def test_the_loop_stops_where_all_rows_are_over(model: Model) -> None:
     stops = [free[0][:4], free[1][1:3], free[2][4:5], free[3][3:6]]
     lengths = [_first_end(row, stops) for row in free]
     how = make_rules(131, **WARM, stops=stops)
-    state = _advance(model, how, begin(*model, PROMPTS[1:2] * 4, None, N, 5))
+    state = _advance(model, how, filled(model, PROMPTS[1:2] * 4, N, seed=5))
     assert drawn_ids(state, how[1]) == [row[:length] for row, length in zip(free, lengths, strict=True)]
     assert int(state.at) - int(state.first) == max(length for length in lengths if length) <= 6
     assert int(_advance(model, how, state, 5).at) == int(state.at)
@@ -256,10 +256,11 @@ def test_a_stop_sequence_that_begins_in_the_prompt_does_not_count(model: Model) 
 
 
 def test_prompts_that_have_no_room_are_refused(model: Model) -> None:
+    cfg, _ = model
     with pytest.raises(AssertionError, match=r"69.*29, 97"):
-        begin(*model, prompts_of(3, LONGEST + 1), None, N, 0)
+        set_up(cfg, prompts_of(3, LONGEST + 1), None, N, 0)
     with pytest.raises(AssertionError, match=r"\[3 0\]"):
-        begin(*model, [[1, 2, 3], []], None, N, 0)
+        set_up(cfg, [[1, 2, 3], []], None, N, 0)
 
 
 def test_buckets_are_few_and_little_too_long() -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from transformers import GPT2LMHeadModel
 
+from jaxgpt.decode.loop import State, fill, set_up
 from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.model.gpt2 import param_shapes
 from jaxgpt.model.stack import Params
@@ -53,6 +55,15 @@ def random_model(seed: int = 0, **changes: Any) -> Model:
 def prompts_of(*lengths: int, high: int = 131, seed: int = 0) -> list[list[int]]:
     random = np.random.default_rng(seed)
     return [random.integers(0, high, length).tolist() for length in lengths]
+
+
+def filled(
+    model: Model, prompts: list[list[int]], n: int, roles: list[list[int]] | None = None, seed: int = 0, **options: int
+) -> State:
+    """Ready for `advance` by n tokens: the prompts in the cache but for nothing."""
+    cfg, params = model
+    state = set_up(cfg, prompts, roles, n, seed, **options)
+    return fill(cfg, params, state, jnp.int32(0), int(state.first))
 
 
 def uncached_logits(model: Model, rows: list[list[int]], roles: list[list[int]] | None = None) -> list[np.ndarray]:
