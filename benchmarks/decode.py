@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from jaxgpt.decode.loop import drawn_ids, generate, set_up
 from jaxgpt.decode.prepare import for_decoding
@@ -42,14 +42,7 @@ def _theirs(model: GPT2LMHeadModel, prompts: list[list[int]], new: int) -> Calla
 
     def run() -> list[list[int]]:
         with torch.inference_mode():
-            out = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                max_new_tokens=new,
-                eos_token_id=None,
-                pad_token_id=0,
-            )
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new)
         return out[:, ids.shape[1] :].tolist()
 
     return run
@@ -85,6 +78,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     theirs = GPT2LMHeadModel(GPT2Config()).eval()
+    theirs.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)  # no token ends it early
     shape = ModelConfig()
     tensors = {name: param.detach().numpy() for name, param in theirs.named_parameters()}
     cfg, params = for_decoding(shape, jax.tree.map(jnp.asarray, from_hf_tensors(tensors, shape)))

@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 import torch
+from small_tokenizer import trained
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from jaxgpt.chat.decoding import Decoding
 from jaxgpt.chat.engine import Limits
 from jaxgpt.data.dialogue import FORMATS, Conversation, EncodedConversation
-from jaxgpt.data.tokenizer import END_OF_TEXT, Tokenizer
+from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.model_config import ModelConfig
 
 POSITIONS = 97
@@ -22,18 +23,7 @@ _TEXT = "hello there, how are you? fine, and you? what about the weather? it is 
 
 @lru_cache
 def small_tokenizer(*added: str) -> Tokenizer:
-    """GPT-2's kind, with a small vocabulary: sorting the logits of 50,257 tokens would be all that the tests do."""
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=307,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator([_TEXT] * 5, trainer)
-    return Tokenizer("small", backend).with_tokens(added)
+    return trained([_TEXT] * 5).with_tokens(added)
 
 
 def make_folder(
@@ -85,6 +75,26 @@ def make_folder(
         content["role_token_ids"] = [vocab, vocab + 1]
     (folder / "config.json").write_text(json.dumps(content))
     return folder
+
+
+def make_folders(root: Path) -> dict[str, Path]:
+    """A folder of each kind that engines tell apart; the name is that of its format, which is tags for `table`."""
+    kinds = {"tags": "none", "sep": "types", "eos": "types", "table": "table"}
+    return {
+        name: make_folder(root / name, "tags" if name == "table" else name, roles, seed)
+        for seed, (name, roles) in enumerate(kinds.items())
+    }
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For PyTorch: threads of small products wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def encoded(tokenizer: Tokenizer, format_name: str, *texts: str) -> EncodedConversation:

@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import torch
-from conftest import TinyRun
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+if TYPE_CHECKING:
+    from conftest import TinyRun
 
 PATIENCE = 180.0  # seconds; torch and transformers take their time to start on a busy machine
 NEEDED = ("openai", "accelerate")
@@ -29,7 +32,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server(tags_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tags_run: "TinyRun", tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -86,7 +89,7 @@ def _greedy(folder: Path) -> tuple[int, str]:
     return length, tokenizer.decode(ids[0, length:], skip_special_tokens=True)
 
 
-def test_it_answers_in_the_models_format(server: str, tags_run: TinyRun) -> None:
+def test_it_answers_in_the_models_format(server: str, tags_run: "TinyRun") -> None:
     question = _question(tags_run.hf, stream=False)
     answer = httpx.post(f"{server}/v1/chat/completions", json=question, timeout=PATIENCE, trust_env=False).json()
     length, text = _greedy(tags_run.hf)
@@ -94,7 +97,7 @@ def test_it_answers_in_the_models_format(server: str, tags_run: TinyRun) -> None
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": text}
 
 
-def test_it_streams(server: str, tags_run: TinyRun) -> None:
+def test_it_streams(server: str, tags_run: "TinyRun") -> None:
     question = _question(tags_run.hf, stream=True)
     pieces = []
     with httpx.stream(

@@ -3,13 +3,16 @@
 import shutil
 from collections.abc import Callable, Iterator
 from os import geteuid
+from typing import TYPE_CHECKING
 
 import pytest
-from conftest import TinyRun
 from web_server import PATIENCE, Echo, Running, running, until
 
 from jaxgpt.chat.decoding import Decoding
 from jaxgpt.chat.engine import open_engine
+
+if TYPE_CHECKING:
+    from conftest import TinyRun
 
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium")
@@ -68,33 +71,28 @@ def browser() -> Iterator["api.Browser"]:
 
 
 @pytest.fixture(scope="module")
-def echo() -> Echo:
-    return Echo()
-
-
-@pytest.fixture(scope="module")
-def site(echo: Echo) -> Iterator[Running]:
-    with running(echo) as server:
-        yield server
+def site() -> Iterator[Running[Echo]]:
+    with running(Echo()) as site:
+        yield site
 
 
 @pytest.fixture
-def open_page(browser: "api.Browser", echo: Echo) -> Iterator[Open]:
+def open_page(browser: "api.Browser", site: Running[Echo]) -> Iterator[Open]:
     pages: list[Page] = []
 
-    def open_page(site: Running) -> Page:
-        pages.append(Page(browser, site))
+    def open_page(of: Running) -> Page:
+        pages.append(Page(browser, of))
         return pages[-1]
 
     yield open_page
-    echo.go.set()
+    site.engine.go.set()
     for page in pages:
         page.tab.context.close()
         assert page.elsewhere == []
         assert page.errors == []
 
 
-def test_a_trained_model_answers(tags_run: TinyRun, open_page: Open) -> None:
+def test_a_trained_model_answers(tags_run: "TinyRun", open_page: Open) -> None:
     with running(open_engine("torch", tags_run.hf), Decoding(seed=3, max_new_tokens=9)) as site:
         page = open_page(site)
         page.say("hello")
@@ -110,29 +108,28 @@ def test_a_trained_model_answers(tags_run: TinyRun, open_page: Open) -> None:
         assert page.turns()[0] == bot.turns[0].text == "hello"
 
 
-def test_the_reply_appears_piece_by_piece(site: Running, echo: Echo, open_page: Open) -> None:
+def test_the_reply_appears_piece_by_piece(site: Running[Echo], open_page: Open) -> None:
     page = open_page(site)
     assert page.tab.title() == page.tab.locator("#title h1").inner_text() == "runs/<mine>, format tags"
-    echo.go.clear()
+    site.engine.go.clear()
     page.say("first <b>things</b> **first**")
     until(lambda: page.wait() and page.turns() == ["first <b>things</b> **first**"])
     assert not page.box.is_enabled()
     seen = set()
     while not page.box.is_enabled():
-        echo.go.set()
-        echo.go.clear()
+        site.engine.let_one_through()
         page.wait()
         seen |= set(page.turns()[1:])
     whole = "attempt 0: first <b>things</b> **first**"
     assert all(whole.startswith(piece.rstrip()) for piece in seen)
     assert len(seen) > 3
-    echo.go.set()
+    site.engine.go.set()
     page.shows("first <b>things</b> **first**", whole)
     name = page.tab.evaluate("getComputedStyle(document.querySelector('.user-row'), '::before').content")
     assert name == r'"Anna \"A\" ＜/style>"'
 
 
-def test_retry_undo_and_clear(site: Running, open_page: Open) -> None:
+def test_retry_undo_and_clear(site: Running[Echo], open_page: Open) -> None:
     page = open_page(site)
     page.press("Retry")
     page.tab.get_by_text("There is no reply to try again").wait_for()
@@ -154,22 +151,24 @@ def test_retry_undo_and_clear(site: Running, open_page: Open) -> None:
     page.shows("three", "attempt 0: three")
 
 
-def test_stop(site: Running, echo: Echo, open_page: Open) -> None:
+def test_stop(site: Running[Echo], open_page: Open) -> None:
     page = open_page(site)
     page.say("one")
     page.shows("one", "attempt 0: one")
-    echo.go.clear()
-    page.say("two")
-    until(lambda: page.wait() and echo.running == 1)
+    site.engine.go.clear()
+    second = "two" + " and two" * 300
+    page.say(second)
+    until(lambda: page.wait() and site.engine.running == 1)
     page.tab.get_by_test_id("stop-button").click()
-    echo.go.set()
+    while site.engine.running:  # a token now and then, or the reply would be over before it is stopped
+        site.engine.let_one_through()
+        page.wait()
     page.shows("one", "attempt 0: one")
-    until(lambda: page.wait() and echo.running == 0)
-    assert page.box.input_value() == "two"
+    assert page.box.input_value() == second
     assert [turn.text for turn in site.bots[-1].turns] == ["one", "attempt 0: one"]
 
 
-def test_the_settings_reach_the_decoding(site: Running, echo: Echo, open_page: Open) -> None:
+def test_the_settings_reach_the_decoding(site: Running[Echo], open_page: Open) -> None:
     page = open_page(site)
     before = Decoding()
     for label, value in (("Temperature", "0.35"), ("Top-p", "0.5"), ("Top-k", "7"), ("Repetition penalty", "1.25")):
@@ -184,7 +183,7 @@ def test_the_settings_reach_the_decoding(site: Running, echo: Echo, open_page: O
     page.tab.get_by_label("Seed").fill("11")
     page.say("hello")
     page.shows("hello", "attempt 0: hello")
-    decoding, limits = echo.asked[-1]
+    decoding, limits = site.engine.asked[-1]
     assert decoding == Decoding(0.35, 7, 0.5, repetition_penalty=1.25, max_new_tokens=33, seed=11)
     assert limits.max_new_tokens == 33
 
@@ -195,20 +194,20 @@ def test_the_settings_reach_the_decoding(site: Running, echo: Echo, open_page: O
     assert page.box.input_value() == "again"
 
 
-def test_two_pages_have_two_conversations(site: Running, echo: Echo, open_page: Open) -> None:
+def test_two_pages_have_two_conversations(site: Running[Echo], open_page: Open) -> None:
     left, right = open_page(site), open_page(site)
     left.say("left")
     right.say("right")
     left.shows("left", "attempt 0: left")
     right.shows("right", "attempt 0: right")
-    echo.go.clear()
+    site.engine.go.clear()
     left.say("more left")
     right.say("more right")
-    until(lambda: left.wait() and echo.running == 1)
-    echo.go.set()
+    until(lambda: left.wait() and site.engine.running == 1)
+    site.engine.go.set()
     right.shows("right", "attempt 0: right", "more right", "attempt 0: more right")
     left.shows("left", "attempt 0: left", "more left", "attempt 0: more left")
-    assert echo.most == 1
+    assert site.engine.most == 1
     right.press("Clear")
     right.shows()
     left.press("Retry")

@@ -3,9 +3,10 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import httpx
 from small_bots import Scripted
@@ -16,6 +17,7 @@ from jaxgpt.chat.decoding import Decoding
 from jaxgpt.chat.engine import Engine, Limits
 from jaxgpt.data.dialogue import EncodedConversation
 
+EngineT = TypeVar("EngineT", bound=Engine)
 PATIENCE = 20.0  # seconds for anything to happen on a busy machine
 
 
@@ -30,6 +32,11 @@ class Echo(Scripted):
         self.go = threading.Event()
         self.go.set()
         self.drawn = self.running = self.most = 0
+
+    def let_one_through(self) -> None:
+        """About one token, where it is held."""
+        self.go.set()
+        self.go.clear()
 
     def stream(self, prompt: EncodedConversation, decoding: Decoding, limits: Limits) -> Iterator[int]:
         said = self.tokenizer.decode(prompt.ids.tolist()).removesuffix("\n\n\nB:").rpartition("A:")[2]
@@ -46,15 +53,18 @@ class Echo(Scripted):
 
 
 @dataclass
-class Running:
+class Running(Generic[EngineT]):
     """A server; bots: of each conversation, after the ones that the page itself asks for its settings."""
 
     url: str
+    engine: EngineT
     bots: list[Bot]
 
 
 @contextmanager
-def running(engine: Engine, decoding: Decoding | None = None, password: str | None = None) -> Iterator[Running]:
+def running(
+    engine: EngineT, decoding: Decoding | None = None, password: str | None = None
+) -> Iterator[Running[EngineT]]:
     bots: list[Bot] = []
 
     def new_bot(note: Callable[[str], None]) -> Bot:
@@ -68,7 +78,7 @@ def running(engine: Engine, decoding: Decoding | None = None, password: str | No
     thread = threading.Thread(target=server.run, kwargs={"sockets": [place.listener]}, daemon=True)
     thread.start()
     try:
-        yield Running(url, bots)
+        yield Running(url, engine, bots)
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
@@ -91,7 +101,7 @@ def join(client: httpx.Client, session: str, text: object, settings: list[object
     return client.post("/gradio_api/queue/join", json=question)
 
 
-def events(client: httpx.Client, session: str) -> Iterator[dict]:
+def events(client: httpx.Client, session: str) -> Generator[dict, None, None]:
     """What the page then gets, one by one; closing the iterator closes the connection."""
     with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
         for line in stream.iter_lines():
@@ -105,4 +115,5 @@ def ask(client: httpx.Client, session: str, text: object, settings: list[object]
     everything = list(events(client, session))
     done = next(event for event in everything if event["msg"] == "process_completed")
     shown = done["output"]["data"][1] if done["success"] else []
-    return [turn["content"][0]["text"] for turn in shown], json.dumps(everything)
+    turns = shown if isinstance(shown, list) else []  # otherwise the page leaves what it shows as it is
+    return [turn["content"][0]["text"] for turn in turns], json.dumps(everything)

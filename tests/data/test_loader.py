@@ -1,38 +1,16 @@
 """Batches against plain numpy: every target once per epoch on any number of processes, and resume from one integer."""
 
 import itertools
-import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from written_pages import write_pages
 
 from jaxgpt.data.loader import Pages, evaluation_batches, positions_of, process_slice, training_batches
-from jaxgpt.data.manifest import Manifest, ShardInfo, SplitInfo
-from jaxgpt.data.records import PageFormat, ShardWriter
 from jaxgpt.errors import UserError
 
-ROW_LENGTH, VOCAB = 13, 70_001
+ROW_LENGTH = 13
 STREAM_TOKENS = [37, 0, 53, 2, 13, 101]  # of the shards; in rows of 13
-
-
-def write_pages(folder, kind, row_length, shards):
-    """shards: (rows, tokens without padding) each, as the split train; the split valid has no rows."""
-    page_format = PageFormat(kind, row_length, VOCAB)
-    infos = []
-    for number, (rows, n_tokens) in enumerate(shards):
-        file = f"pages-train.tfrecord-{number:05d}-of-{len(shards):05d}"
-        writer = ShardWriter(folder / file, page_format)
-        if n_tokens:
-            writer.write(rows)
-        writer.close()
-        infos.append(ShardInfo(file, writer.records, n_tokens, writer.n_bytes, writer.crc32c))
-    splits = {"train": SplitInfo(1, 1, 1, 1, 1, tuple(infos)), "valid": SplitInfo(0, 0, 0, 0, 0, ())}
-    format_name = "eos" if kind == "dialogue" else None
-    manifest = Manifest(kind, row_length, VOCAB, "gpt2", "", 50256, format_name, None, splits, [], "")
-    (folder / "manifest.json").write_text(manifest.to_json())
-    return folder
 
 
 def streams():
@@ -280,42 +258,3 @@ def test_grain_reads_our_rows(kind, request):
     n = pages.n_rows(shuffled=False)
     for name, rows in pages.in_order(0, n).items():
         np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), rows)
-
-
-READER = """
-import json, sys
-from pathlib import Path
-from jaxgpt.data.loader import Pages, training_batches, evaluation_batches
-def rss_anon():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1024
-pages, rows, largest = Pages(Path(sys.argv[1]), "train"), 0, 0
-batches = training_batches(pages, 64, 0)
-for number, (batch, position) in enumerate(batches):
-    largest = max(largest, rss_anon())
-    if position >= pages.n_rows(True): break
-for batch in evaluation_batches(pages, 64):
-    largest = max(largest, rss_anon())
-    rows += len(batch["weights"])
-print(json.dumps([largest, rows]))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
-def test_memory_does_not_grow_with_the_data(tmp_path):
-    """Every row of 10 MB and of 200 MB, twice: shuffled and in order."""
-    megabytes = []
-    for name, n_rows in (("small", 1223), ("large", 24_407)):
-        (tmp_path / name).mkdir()
-        rows = {"tokens": np.broadcast_to(np.arange(2048), (n_rows, 2048))}
-        write_pages(tmp_path / name, "stream", 2048, [(rows, n_rows * 2048)])
-        size = sum(path.stat().st_size for path in (tmp_path / name).iterdir())
-        command = [sys.executable, "-c", READER, str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        largest, rows_read = json.loads(done.stdout)
-        assert rows_read >= n_rows
-        megabytes.append((size / 1e6, largest))
-    (small, small_memory), (large, large_memory) = megabytes
-    assert small < 11
-    assert large > 195
-    assert large_memory - small_memory < 30, megabytes

@@ -5,7 +5,8 @@ import json
 import shutil
 
 import pytest
-from test_make_tfrecords import hash_of, random_talks, write_talks
+from built_pages import hash_of
+from small_corpora import random_talks, write_talks
 
 from data_prep import beam
 from data_prep.make import make

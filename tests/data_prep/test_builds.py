@@ -3,26 +3,25 @@
 import gzip
 import json
 import lzma
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
-from test_corpora import alternating, build, counts_of, documents_in, turns_in, write_archive
-from test_make_tfrecords import hash_of, random_talks, write_talks
+from build_command import ROOT, command
+from built_pages import alternating, build, counts_of, documents_in, hash_of, turns_in
+from small_corpora import random_talks, write_talks
+from sources.archives import write_archive
 
 from data_prep import make_tfrecords
 from data_prep.clean import Cleaning
 from data_prep.local import local_writer
 from data_prep.make import make
 from data_prep.options import Options
-from jaxgpt import command
+from jaxgpt.command import run as run_command
 from jaxgpt.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
 
 
@@ -153,13 +152,13 @@ def test_damage_is_counted_or_stops_a_strict_build(tmp_path, monkeypatch, capsys
     arguments = ["make_tfrecords.py", "--source", source, "--processes", "1", "--shards", "3", "--row_length", "127"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--strict", "true", "--output", str(tmp_path / "strict")])
     with pytest.raises(SystemExit) as exit_:
-        command.run(make_tfrecords.main)
+        run_command(make_tfrecords.main)
     assert exit_.value.code == 2
     assert f"error: {path}: " in capsys.readouterr().err
     assert not (tmp_path / "strict" / "manifest.json").exists()
 
     monkeypatch.setattr(sys, "argv", [*arguments, "--output", str(tmp_path / "out"), "--json"])
-    command.run(make_tfrecords.main)
+    run_command(make_tfrecords.main)
     printed = capsys.readouterr()
     (counts,) = json.loads(printed.out.splitlines()[-1])["sources"]
     assert counts[f"dropped: {reason}"] == 1
@@ -183,9 +182,9 @@ def test_mixed_encodings_are_told_with_file_and_line(tmp_path, suffix):
     assert not (tmp_path / "out").exists()
 
 
-def peak_memory(arguments, **settings):
+def peak_memory(arguments):
     """Of a command's processes together, as their resident bytes; with its exit code and what it printed."""
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **settings)
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     root, peak = psutil.Process(process.pid), 0
     while process.poll() is None:
         now = 0
@@ -203,17 +202,15 @@ def peak_memory(arguments, **settings):
 @pytest.mark.parametrize(("megabytes", "duplicates"), [(100, "off"), (60, "near")])
 def test_a_line_of_100_megabytes(tmp_path, megabytes, duplicates):
     """It is left out and counted; one below the limit of 64 MiB is taken. Memory stays within its bound."""
-    path = tmp_path / "big.jsonl"
+    path, words = tmp_path / "big.jsonl", " ".join(f"x-{at:07d}" for at in range(100_000))
     with path.open("w") as file:
         file.write('{"text": "before"}\n' * 3)
         file.write('{"text": "')
         for number in range(megabytes):
-            file.write(" ".join(f"{number}-{at:07d}" for at in range(100_000))[: (1 << 20) - 1] + " ")
+            file.write(words.replace("x", f"{number:02d}")[: (1 << 20) - 1] + " ")
         file.write('"}\n' + '{"text": "after"}\n' * 2)
-    arguments = [sys.executable, str(Path("data_prep") / "make_tfrecords.py"), "--source", f"jsonl:{path}"]
-    arguments += ["--processes", "2", "--output", str(tmp_path / "out"), "--shards", "2", "--json"]
-    arguments += ["--clean.duplicates", duplicates]
-    peak, code, printed = peak_memory(arguments, cwd=ROOT, env=os.environ)
+    options = ["--shards", "2", "--json", "--clean.duplicates", duplicates]
+    peak, code, printed = peak_memory(command(f"jsonl:{path}", tmp_path / "out", *options))
     assert code == 0, printed
     (counts,) = json.loads(printed.splitlines()[-1])["sources"]
     expected = {"off": 5, "near": 2}[duplicates]

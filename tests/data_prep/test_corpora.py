@@ -2,21 +2,17 @@
 
 import csv
 import gzip
-import io
 import json
 import lzma
-import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from backports import zstd
-from test_make_tfrecords import EOS, random_talks, rows_of, write_talks
-
-from data_prep.make import make
-from data_prep.options import Options
-from jaxgpt.data.tokenizer import load_tokenizer
+from built_pages import alternating, build, counts_of, documents_in, turns_in
+from small_corpora import random_talks, write_talks
+from sources.archives import write_archive
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -27,53 +23,6 @@ def real(pattern):
     if not list(DATA.glob(pattern)):
         pytest.skip(f"needs the published files {DATA / pattern}")
     return DATA / pattern
-
-
-def build(output, sources, **options):
-    """One shard of train, so that nothing but packing changes the order."""
-    return make(Options(sources, **{"shards": 1, "valid_fraction": 0, "row_length": 2039} | options), output, 1)
-
-
-def turns_in(output):
-    """Each conversation in the pages as (text, role, weight) of its turns; none may be cut."""
-    tokenizer = load_tokenizer(str(output / "tokenizer"))
-    talks = []
-    for row in rows_of(output, "train"):
-        for segment in range(1, int(row["segments"].max()) + 1):
-            here = row["segments"] == segment
-            tokens, roles, weights = (row[name][here] for name in ("tokens", "roles", "weights"))
-            assert weights[0] == 0
-            if tokens[0] == EOS:  # a document's first token is predicted from this
-                tokens, roles, weights = tokens[1:], roles[1:], weights[1:]
-            ends = np.flatnonzero(tokens == EOS)
-            assert ends[-1] == len(tokens) - 1
-            talk = []
-            for start, stop in zip([0, *ends[:-1] + 1], ends, strict=True):
-                (role,) = set(roles[start : stop + 1].tolist())
-                (weight,) = set(weights[max(start, 1) : stop + 1].tolist())
-                talk.append((tokenizer.decode(tokens[start:stop]), role, weight))
-            talks.append(talk)
-    return talks
-
-
-def documents_in(output):
-    """The documents of the pages of a build with one shard, in order."""
-    tokenizer = load_tokenizer(str(output / "tokenizer"))
-    stream = np.concatenate([row["tokens"] for row in rows_of(output, "train")])
-    texts = [tokenizer.decode(ids) for ids in np.split(stream, np.flatnonzero(stream == EOS))]
-    end = load_tokenizer("gpt2").decode([EOS])
-    return [text.removeprefix(end) for text in texts if text not in ("", end)]
-
-
-def alternating(texts, weight=1.0):
-    return [(text, index % 2, weight) for index, text in enumerate(texts)]
-
-
-def counts_of(manifest, number=0):
-    """What was read, kept and dropped of a source, and examples of that."""
-    source = manifest.sources[number]
-    wanted = ("read", "kept", "dropped", "examples", "unicode", "turns with")
-    return {name: count for name, count in source.items() if name.startswith(wanted)}
 
 
 def test_dialogue_of_objects_and_conversations_without_turns(tmp_path):
@@ -241,21 +190,6 @@ def test_published_dialogue(tmp_path, kind, pattern, by_hand):
     assert len(expected) > 400
     source = manifest.sources[0]
     assert (source["read"], source["kept"], source["turns"]) == (len(expected), len(expected), sum(map(len, expected)))
-
-
-def write_archive(path, subsets):
-    """OpenWebText's form: an xz-packed tar of xz-packed tars of text files."""
-
-    def tar(files):
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for name, data in files.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-        return buffer.getvalue()
-
-    path.write_bytes(lzma.compress(tar({name: lzma.compress(tar(files)) for name, files in subsets.items()})))
 
 
 def write_parquet(path, texts):

@@ -1,16 +1,15 @@
 """What the pages hold against what went in: text, roles, counts and splits, on any number of processes."""
 
-import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from build_command import run
+from built_pages import EOS, hash_of, rows_of
+from small_corpora import random_talks, write_talks
 
 from data_prep.make import make
 from data_prep.options import Options
@@ -18,34 +17,13 @@ from jaxgpt.data.manifest import load_manifest
 from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import UserError
 
-ROOT = Path(__file__).parents[2]
-EOS, SEP = 50256, 50257
+SEP = 50257
 TALKS = [
     ["Hello world", "I've 123"],
     ["naïve 🤖?", "two\n\nparagraphs", "<|endoftext|> typed", "and <sep> too"],
     ["A:", ":B", "..."],
     ["Tab\tand  spaces", "四五六", "ok", "ok", "ok", "ok", "ok"],
 ]
-
-
-def write_talks(path, talks):
-    path.write_text("".join(json.dumps(talk, ensure_ascii=False) + "\n" for talk in talks), encoding="utf-8")
-    return f"dialogue:{path}"
-
-
-def random_talks(n, seed=0):
-    rng = np.random.default_rng(seed)
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "asked", "why", "it", "never", "rains", "in", "May"]
-    return [
-        [" ".join(rng.choice(words, rng.integers(1, 12))) for _ in range(rng.integers(2, 6))] + [f"talk {number}"]
-        for number in range(n)
-    ]
-
-
-def rows_of(folder, split):
-    manifest = load_manifest(folder)
-    for shard in manifest.open_shards(folder, split):
-        yield from shard.read(np.arange(len(shard)))
 
 
 def segments_of(folder, split):
@@ -85,14 +63,6 @@ def talks_of(folder, split):
 
 def with_roles(talks):
     return sorted([(text, number % 2) for number, text in enumerate(talk)] for talk in talks)
-
-
-def hash_of(folder):
-    """Of every name and byte in a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        digest.update(f"{path.relative_to(folder)}\0".encode() + (path.read_bytes() if path.is_file() else b"/"))
-    return digest.hexdigest()
 
 
 @pytest.mark.parametrize("format_name", ["eos", "tags", "sep"])
@@ -240,9 +210,9 @@ def test_another_build_or_a_foreign_folder_is_refused_untouched(tmp_path):
 def test_command_line(tmp_path):
     """Reports, JSON in the last line, exit codes; another build of the same output is refused with 2."""
     write_talks(tmp_path / "talks.jsonl", TALKS)
-    command = [sys.executable, str(Path("data_prep") / "make_tfrecords.py"), "--source", f"dialogue:{tmp_path}/*.jsonl"]
-    command += ["--row_length", "61", "--shards", "1", "--valid_fraction", "0", "--output", str(tmp_path / "out")]
-    done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True)
+    arguments = [f"dialogue:{tmp_path}/*.jsonl", tmp_path / "out", "--row_length", "61", "--shards", "1"]
+    arguments += ["--valid_fraction", "0"]
+    done = run(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["output"] == str(tmp_path / "out")
@@ -250,7 +220,7 @@ def test_command_line(tmp_path):
     row = next(line for line in done.stdout.splitlines() if line.startswith("dialogue:"))
     assert row.split()[1:5] == ["1", "4", "4", "0"]  # files, read, kept, dropped
     before = hash_of(tmp_path / "out")
-    done = subprocess.run([*command, "--format", "sep"], cwd=ROOT, capture_output=True, text=True)
+    done = run(*arguments, "--format", "sep")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

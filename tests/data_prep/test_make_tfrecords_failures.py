@@ -1,55 +1,19 @@
 """Input, disks and processes that fail: exit code 2 and one sentence, nothing half-built that counts as whole."""
 
-import hashlib
 import json
-import os
 import resource
 import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
 
-import numpy as np
 import pytest
+from build_command import assert_user_mistake, run
+from built_pages import build
+from small_corpora import GOOD, large_talks
 
-from data_prep.claim import locked
-from data_prep.local import local_writer
 from data_prep.make import make
 from data_prep.options import Options
 from jaxgpt.data.manifest import load_manifest
 from jaxgpt.errors import UserError
-
-ROOT = Path(__file__).parents[2]
-GOOD = '["hello", "hi"]\n'
-
-
-def command(source, output, *options):
-    return [
-        sys.executable,
-        str(Path("data_prep") / "make_tfrecords.py"),
-        *("--source", source, "--output", str(output), "--processes", "2", *options),
-    ]
-
-
-def run(source, output, *options, **settings):
-    return subprocess.run(command(source, output, *options), cwd=ROOT, capture_output=True, text=True, **settings)
-
-
-def assert_user_mistake(done, *parts):
-    """Exit code 2 and one sentence, after the progress bar if there was one."""
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line and not line.startswith("pages:")]
-    assert len(errors) == 1, done.stderr
-    assert errors[0].startswith("error: ")
-    for part in parts:
-        assert part in errors[0]
-
-
-def build(source, output):
-    return make(Options(source, shards=1, row_length=61), output, 1)
-
 
 # What the third line is -> what the message says of it.
 BAD_LINES = {
@@ -61,8 +25,8 @@ BAD_LINES = {
     "object": (b'{"text": "a"}\n', 'found {"text": "a"} where a list of turns belongs'),
     "string": (b'"a"\n', 'found "a" where a list of turns belongs'),
     "not UTF-8": (b'["caf\xe9", "b"]\n', "byte 0xe9 is not UTF-8"),
-    "half a surrogate pair": (b'["a \\ud83e b", "c"]\n', ""),
-    "nested too deep": (b"[" * 100_000 + b"\n", ""),
+    "half a surrogate pair": (b'["a \\ud83e b", "c"]\n', "half a surrogate pair"),
+    "nested too deep": (b"[" * 100_000 + b"\n", "not JSON"),
 }
 
 
@@ -73,12 +37,12 @@ def test_a_bad_line_is_named_and_leaves_nothing_in_the_way(tmp_path, name):
     path = tmp_path / "talks.jsonl"
     path.write_bytes(GOOD.encode() * 2 + line + GOOD.encode())
     with pytest.raises(UserError) as error:
-        build([f"dialogue:{path}"], tmp_path / "out")
+        build(tmp_path / "out", [f"dialogue:{path}"])
     assert f"{path}:3: " in str(error.value)
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
     path.write_text(GOOD * 3)
-    assert build([f"dialogue:{path}"], tmp_path / "out").splits["train"].documents == 3
+    assert build(tmp_path / "out", [f"dialogue:{path}"]).splits["train"].documents == 3
 
 
 def test_a_line_far_into_a_file_of_several_blocks_is_named(tmp_path):
@@ -87,7 +51,7 @@ def test_a_line_far_into_a_file_of_several_blocks_is_named(tmp_path):
     lines[30_011] = "nonsense\n"
     path.write_text("".join(lines))
     with pytest.raises(UserError) as error:
-        build([f"dialogue:{path}"], tmp_path / "out")
+        build(tmp_path / "out", [f"dialogue:{path}"])
     assert f"{path}:30012: not JSON" in str(error.value)
 
 
@@ -95,7 +59,7 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "book.txt"
     path.write_bytes(b"first\nsecond\ncaf\xe9\n")
     with pytest.raises(UserError) as error:
-        build([f"text:{path}"], tmp_path / "out")
+        build(tmp_path / "out", [f"text:{path}"])
     assert f"{path}:3: byte 0xe9 is not UTF-8" in str(error.value)
 
 
@@ -113,7 +77,7 @@ def test_sources_that_cannot_be_built_are_named_before_anything_is_written(tmp_p
         ([f"dialogue:{tmp_path}"], ("no file matches",)),
     ):
         with pytest.raises(UserError) as error:
-            build(source, tmp_path / "out")
+            build(tmp_path / "out", source)
         for part in parts:
             assert part in str(error.value)
         assert not (tmp_path / "out").exists()
@@ -129,7 +93,7 @@ def test_sources_that_cannot_be_built_are_named_before_anything_is_written(tmp_p
 def test_nothing_to_learn_from(tmp_path, kind, content, message):
     (tmp_path / "input").write_text(content)
     with pytest.raises(UserError, match=message):
-        build([f"{kind}:{tmp_path}/input"], tmp_path / "out")
+        build(tmp_path / "out", [f"{kind}:{tmp_path}/input"])
     assert not (tmp_path / "out").exists()
 
 
@@ -165,12 +129,6 @@ def test_command_line_ends_with_one_sentence_and_exit_code_2(tmp_path):
 
 SHARD_BYTES = 8_000_000  # at least, of the one shard of `large_talks`; the tokenizer's file has about 3.5 MB
 ONE_SHARD = ("--shards", "1", "--valid_fraction", "0")
-
-
-def large_talks(path):
-    """Conversations that fill more than half a row each, so that every one takes a record of 9 KB."""
-    path.write_text((json.dumps(["why " * 300, "no " * 300]) + "\n") * 907)
-    return f"dialogue:{path}"
 
 
 def assert_nothing_counts_as_whole(output):
@@ -217,71 +175,6 @@ def test_a_full_disk(tmp_path, megabytes):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.fixture(scope="module")
-def killed_and_undisturbed(tmp_path_factory):
-    """A build that was killed with all its processes and run again, and one that was left alone."""
-    folder = tmp_path_factory.mktemp("killed")
-    rng = np.random.default_rng(0)
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "asked", "why", "it", "never", "rains", "in", "May"]
-    texts = [" ".join(rng.choice(words, 11)) for _ in range(1009)]
-    talks = [[texts[at] for at in rng.integers(0, 1009, 5)] for _ in range(11_003)]
-    (folder / "talks.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))
-    source, options = f"dialogue:{folder}/talks.jsonl", ("--shards", "7", "--row_length", "127")
-    killed = folder / "killed"
-    build = subprocess.Popen(
-        command(source, killed, *options), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    try:
-        while not list(killed.glob(".build/0*.json")):
-            assert build.poll() is None, "the build ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        os.killpg(build.pid, signal.SIGKILL)
-        build.wait()
-    finished = list(killed.glob(".build/0*.json"))
-    assert 1 <= len(finished) < 7
-    assert not (killed / "manifest.json").exists()
-    shards = {path: path.stat().st_mtime_ns for done in finished for path in killed.glob(f"pages-*-{done.stem}")}
-    assert shards
-    done = run(source, killed, *options)
-    assert done.returncode == 0, done.stderr
-    assert {path: path.stat().st_mtime_ns for path in shards} == shards, "finished shards were built again"
-    done = run(source, folder / "undisturbed", *options)
-    assert done.returncode == 0, done.stderr
-    return killed, folder / "undisturbed"
-
-
-def contents(folder):
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    manifest = json.loads(files.pop("manifest.json"))
-    del manifest["command"]  # names the output
-    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, manifest
-
-
-@pytest.mark.slow
-def test_killed_and_run_again_gives_the_same_bytes(killed_and_undisturbed):
-    (killed, killed_manifest), (undisturbed, manifest) = map(contents, killed_and_undisturbed)
-    assert len(undisturbed) == 2 * 7 + 3
-    assert {name: killed.get(name) for name in undisturbed} == undisturbed
-    assert killed_manifest == manifest
-
-
-@pytest.mark.slow
-def test_killed_and_run_again_leaves_nothing_else(killed_and_undisturbed):
-    names = [sorted(path.name for path in folder.rglob("*")) for folder in killed_and_undisturbed]
-    assert names[0] == names[1]
-
-
-@pytest.mark.slow
-def test_killed_before_the_build_is_recorded(tmp_path):
-    """The first thing that a build makes is an empty folder for its record."""
-    (tmp_path / "talks.jsonl").write_text(GOOD)
-    (tmp_path / "out" / ".build").mkdir(parents=True)
-    assert build([f"dialogue:{tmp_path}/talks.jsonl"], tmp_path / "out").splits["train"].documents == 1
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -302,30 +195,3 @@ def test_a_turns_end_within_a_turn_is_counted(tmp_path):
     source.write_text(json.dumps(["a\n\n\nb", "c"]) + "\n")
     manifest = make(Options([f"dialogue:{source}"], format="tags", shards=1, row_length=61), tmp_path / "pages", 1)
     assert manifest.sources[0]["turns_with_newlines_shortened"] == 1
-
-
-def test_two_builds_at_one_place(tmp_path):
-    (tmp_path / "talks.jsonl").write_text(GOOD)
-    output = tmp_path / "out"
-    (output / ".build").mkdir(parents=True)
-    with locked(output), pytest.raises(UserError, match="another build is writing there"):
-        build([f"dialogue:{tmp_path}/talks.jsonl"], output)
-    assert build([f"dialogue:{tmp_path}/talks.jsonl"], output).splits["train"].documents == 1
-
-
-def test_finished_shards_outlive_an_error(tmp_path):
-    """A bucket that cannot be reached near the end must not cost what is there."""
-    source = tmp_path / "talks.jsonl"
-    source.write_text(GOOD * 400)
-    options = Options([f"dialogue:{source}"], shards=4, row_length=61, valid_fraction=0)
-
-    def unreachable(plan, shards):
-        local_writer(1)(plan, shards[:2])
-        raise UserError("the network is down")
-
-    with pytest.raises(UserError, match="the network is down"):
-        make(options, tmp_path / "out", 1, unreachable)
-    first = tmp_path / "out" / "pages-train.tfrecord-00000-of-00004"
-    before = first.stat().st_mtime_ns
-    assert make(options, tmp_path / "out", 1).splits["train"].documents == 400
-    assert first.stat().st_mtime_ns == before

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from backports import zstd
-from sources.test_openwebtext import write_archive
-from test_make_tfrecords import random_talks, write_talks
-from test_make_tfrecords_failures import contents
+from built_pages import contents
+from small_corpora import random_talks, write_talks
+from sources.archives import write_archive
 
 from data_prep.clean import Cleaning
 from data_prep.make import make

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import tokenizers
+from built_pages import rows_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from test_make_tfrecords import rows_of
+from small_tokenizer import trained
 
 from data_prep.make import make
 from data_prep.options import Options
@@ -40,20 +40,9 @@ by_examples = settings(no_shrinking, max_examples=15)
 @pytest.fixture(scope="module")
 def small_tokenizer(tmp_path_factory):
     """A folder with a byte-level tokenizer of few merges: it loads at once, GPT-2's takes a second."""
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=301,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(
-        ["hello, the cat asked why...\n\n\nA:the naïve cat 123\n\n\n <|endoftext|>"] * 9, trainer
-    )
+    texts = ["hello, the cat asked why...\n\n\nA:the naïve cat 123\n\n\n <|endoftext|>"] * 9
     folder = tmp_path_factory.mktemp("tokenizer")
-    backend.save(str(folder / "tokenizer.json"))
+    trained(texts, vocab_size=301).backend.save(str(folder / "tokenizer.json"))
     return folder
 
 

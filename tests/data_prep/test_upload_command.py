@@ -1,21 +1,18 @@
 """The command with buckets, as sources and as the place where pages go."""
 
 import gzip
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from bucket_server import BUCKET, content_of
-from test_make_tfrecords_failures import GOOD, large_talks
+from build_command import run
+from small_corpora import GOOD, large_talks
 
 from data_prep import make_tfrecords
 from data_prep.make import make
 from data_prep.options import Options
 from jaxgpt import command
 
-ROOT = Path(__file__).parents[2]
 URL = f"gs://{BUCKET}/corpora/mine"
 
 
@@ -46,10 +43,8 @@ def test_from_a_bucket_to_a_bucket_with_failures_in_mid_upload(bucket, tmp_path)
         return None
 
     bucket.fault = fault
-    arguments = ["--source", f"dialogue:gs://{BUCKET}/input/*.jsonl.gz", "--output", str(tmp_path / "out")]
-    arguments += ["--shards", "1", "--valid_fraction", "0", "--processes", "2", "--upload", URL, "--region", "us"]
-    run = [sys.executable, str(Path("data_prep") / "make_tfrecords.py"), *arguments]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    arguments = ["--shards", "1", "--valid_fraction", "0", "--upload", URL, "--region", "us"]
+    done = run(f"dialogue:gs://{BUCKET}/input/*.jsonl.gz", tmp_path / "out", *arguments)
     assert done.returncode == 0, done.stderr
     assert len(failed) == 2, "the shard was to be sent in pieces"
     assert below(bucket, "corpora/mine/") == content_of(tmp_path / "out")
@@ -110,9 +105,7 @@ def test_a_bucket_that_cannot_be_used_is_refused_before_anything_is_built(
 @pytest.mark.slow
 def test_a_missing_bucket_ends_the_process_with_exit_code_2(bucket, tmp_path):
     (tmp_path / "talks.jsonl").write_text(GOOD)
-    run = [sys.executable, str(Path("data_prep") / "make_tfrecords.py"), "--source", f"dialogue:{tmp_path}/talks.jsonl"]
-    run += ["--output", str(tmp_path / "out"), "--upload", "gs://no-such-bucket/mine"]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    done = run(f"dialogue:{tmp_path}/talks.jsonl", tmp_path / "out", "--upload", "gs://no-such-bucket/mine")
     assert done.returncode == 2
     assert done.stderr == "error: gs://no-such-bucket does not exist; check the name\n"
     assert not (tmp_path / "out").exists()

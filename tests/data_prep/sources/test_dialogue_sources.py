@@ -31,6 +31,14 @@ def turns(kind, path, **options):
     ]
 
 
+def assert_refused(kind, path, line, message):
+    """Also where the line is not in the first chunk."""
+    with pytest.raises(UserError) as error:
+        items(kind, path, chunk_bytes=4)
+    assert str(error.value).startswith(f"{path}:{line}: ")
+    assert message in str(error.value)
+
+
 @pytest.fixture
 def written(tmp_path):
     def write(*lines):
@@ -91,10 +99,7 @@ def test_objects_bring_roles_and_real_weights(written):
 )
 def test_what_is_no_dialogue_is_told_with_file_and_line(written, line, message):
     path = written(["a", "b"], "", line)
-    with pytest.raises(UserError) as error:
-        items(Dialogue, path, chunk_bytes=8)
-    assert str(error.value).startswith(f"{path}:3: ")
-    assert message in str(error.value)
+    assert_refused(Dialogue, path, 3, message)
 
 
 def test_messages_of_users_and_assistants_become_turns(written):
@@ -138,10 +143,7 @@ def test_messages_of_users_and_assistants_become_turns(written):
 )
 def test_what_is_no_chat_is_told_with_file_and_line(written, line, message):
     path = written({"messages": []}, line)
-    with pytest.raises(UserError) as error:
-        items(Chat, path, chunk_bytes=8)
-    assert str(error.value).startswith(f"{path}:2: ")
-    assert message in str(error.value)
+    assert_refused(Chat, path, 2, message)
 
 
 def test_dialogpt_weights_stay_real_and_the_first_turn_has_none(written):
@@ -198,10 +200,7 @@ def test_dialogpt_references_make_a_conversation_each(written):
 )
 def test_what_is_no_dialogpt_table_is_told_with_file_and_line(written, line, message):
     path = written("a\tb", "c\td", line)
-    with pytest.raises(UserError) as error:
-        items(DialoGPT, path, chunk_bytes=4)
-    assert str(error.value).startswith(f"{path}:3: ")
-    assert message in str(error.value)
+    assert_refused(DialoGPT, path, 3, message)
 
 
 def test_dialogpts_own_files():
