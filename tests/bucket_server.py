@@ -88,7 +88,9 @@ def _handler(bucket: Bucket) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(length // 2 if how == "drop" else length)
             self._note_upload(body)
             if how == "flip":
-                body = body[: length // 2] + bytes([body[length // 2] ^ 1]) + body[length // 2 + 1 :]
+                # Before the boundary that ends a body of several parts: in the middle there may be the object's name.
+                at = body.rfind(b"\n--") - 1 if body.rstrip().endswith(b"--") else length // 2
+                body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
             if how == "drop":
                 return self.connection.close()
             if isinstance(how, int) or self._is_replaced():
