@@ -19,7 +19,7 @@ from data_prep.sources.chunk import Dropped, Item, Source
 from data_prep.sources.kinds import open_sources
 from data_prep.tfds_files import write_tfds_files
 from data_prep.worker import Recipe
-from jaxgpt.data.atomic import write_text
+from jaxgpt.data.atomic import remove_partial, write_text
 from jaxgpt.data.dialogue import FORMATS
 from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, Manifest, ShardInfo, SplitInfo, load_manifest
 from jaxgpt.data.records import Kind, PageFormat
@@ -87,8 +87,7 @@ def _build(
     write: Writer,
 ) -> tuple[dict[str, SplitInfo], list[dict[str, Any]]]:
     """The shards that are not there yet; returns the manifest's splits and sources."""
-    for partial in output.rglob(".*.partial"):  # of an earlier call that was killed
-        partial.unlink()
+    remove_partial(output)
     tokenizer.save(output / TOKENIZER_FOLDER)
     plan = _plan(options, output, sources, kind, tokenizer)
     if plan.recipe.duplicates is not None and not plan.recipe.duplicates.is_file():

@@ -35,8 +35,8 @@ def is_empty(folder: Path) -> bool:
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what killed processes left in the folder; nobody else may be writing there."""
-    for path in folder.iterdir():
+    """Removes what killed processes left in the folder and below; nobody else may be writing there."""
+    for path in list(folder.rglob(".*.partial")):
         if is_partial(path.name):
             path.unlink()
 

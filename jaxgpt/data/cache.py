@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jaxgpt.data.atomic import replacing
+from jaxgpt.data.atomic import remove_partial, replacing
 from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, load_manifest
 from jaxgpt.data.records import crc32c_of_file
 from jaxgpt.data.storage import Remote, find_below, in_threads, is_remote, open_binary
@@ -66,8 +66,7 @@ def _prepare(folder: Path, there: dict[str, Remote]) -> None:
 
     Since every file was checked when it came, a file's size is enough as long as the manifest is the same.
     """
-    for path in list(folder.rglob(".*.partial")):  # of a process that was killed
-        path.unlink()
+    remove_partial(folder)
     manifest = folder / FILE
     if manifest.is_file() and crc32c_of_file(manifest) == there[FILE].crc32c:
         return

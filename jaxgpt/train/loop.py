@@ -1,6 +1,5 @@
 """The training loop and nothing else."""
 
-import hashlib
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, closing
@@ -12,7 +11,7 @@ import jax
 from jaxgpt.config import Config
 from jaxgpt.data.cache import page_folder
 from jaxgpt.data.loader import Pages, prefetch, training_batches
-from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, check_fits
+from jaxgpt.data.manifest import TOKENIZER_FOLDER, check_fits, manifest_hash
 from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.train.checkpoint import Checkpoints, RunState, steps
@@ -68,7 +67,9 @@ class Trainer:
 
     @property
     def data_hash(self) -> str:
-        return hashlib.sha256((self.pages.folder / FILE).read_bytes()).hexdigest()
+        hash_ = manifest_hash(self.pages.folder)
+        assert hash_ is not None  # its pages are open
+        return hash_
 
     def batches(self, position: int) -> Generator[tuple[Batch, int], None, None]:
         """Batches on the devices, each with the data position after it, made ahead of the step."""

@@ -92,7 +92,7 @@ def test_an_interrupted_copy_goes_on(bucket, pages, tmp_path):
         local_pages(URL, BOTH, tmp_path)
     (folder,) = tmp_path.iterdir()
     assert not (folder / BIG).exists()
-    (folder / f".{BIG}.99999.partial").write_bytes(b"what a killed process leaves")
+    (folder / f".{BIG}.{'0123456789abcdef' * 2}.partial").write_bytes(b"what a killed process leaves")
     bucket.heal()
     assert local_pages(URL, BOTH, tmp_path) == folder
     assert BIG in fetched(bucket)
