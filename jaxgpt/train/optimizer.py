@@ -1,48 +1,122 @@
-"""AdamW with a decay mask and its schedule, through Optax."""
+"""The optimizers, through Optax: clip, find a direction, decay the weights, go as far as the learning rate says.
+
+The learning rate is a number of this step, so it leaves no trace in the optimizer's state. Layers in one stack get the
+update that they would get one by one, whatever the optimizer.
+"""
+
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from jaxgpt.config import OptimizerConfig
 from jaxgpt.model.stack import Params
+from jaxgpt.optimizer_config import OptimizerConfig
+
+Path = tuple[jax.tree_util.DictKey, ...]
 
 
-def learning_rate_schedule(cfg: OptimizerConfig, max_steps: int) -> optax.Schedule:
-    """Steps done -> learning rate of the next: linear up to learning_rate, then half a cosine down to its final part.
+def make_optimizer(cfg: OptimizerConfig, learning_rate: jax.Array | float) -> optax.GradientTransformation:
+    """Gradients -> changes of the parameters, for one step with this learning rate; the rate may be traced.
 
-    The first step's rate is learning_rate / warmup_steps, not 0, so no step is without effect; the last step's is
-    learning_rate * final_learning_rate_ratio.
+    The state's structure depends on cfg only. `update` needs the parameters. Weight decay is decoupled and scaled by
+    the learning rate (Loshchilov and Hutter 2019, in PyTorch's form).
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if cfg.warmup_steps else cfg.learning_rate,
-        peak_value=cfg.learning_rate,
-        warmup_steps=cfg.warmup_steps,
-        decay_steps=max(max_steps, cfg.warmup_steps + 1),
-        end_value=cfg.learning_rate * cfg.final_learning_rate_ratio,
+    return optax.chain(
+        optax.clip_by_global_norm(cfg.max_grad_norm),
+        _direction(cfg),
+        optax.add_decayed_weights(cfg.weight_decay, decay_mask),
+        optax.scale_by_learning_rate(learning_rate),
     )
-    return lambda steps_done: schedule(steps_done + 1)
 
 
 def decay_mask(params: Params) -> Params:
     """True for matrices and embedding tables; biases and LayerNorms are not decayed."""
 
     # By name and not by dimensions: stacked over layers, a bias is a matrix, too.
-    def decays(path: tuple[jax.tree_util.DictKey, ...], param: jax.Array) -> bool:
+    def decays(path: Path, param: jax.Array) -> bool:
         names = [key.key for key in path]
         return names[-1] == "weight" and not any(name.startswith("ln_") for name in names)
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def make_optimizer(cfg: OptimizerConfig, max_steps: int) -> optax.GradientTransformation:
+def _direction(cfg: OptimizerConfig) -> optax.GradientTransformation:
+    match cfg.name:
+        case "adamw":
+            return _adam(cfg)
+        case "lion":
+            return optax.scale_by_lion(cfg.b1, cfg.b2)
+        case "adafactor":
+            return _adafactor(cfg)
+        case "muon":
+            return optax.partition({"muon": _muon(cfg), "adamw": _adam(cfg)}, _muon_labels)
+
+
+def _adam(cfg: OptimizerConfig) -> optax.GradientTransformation:
+    return optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
+
+
+def _muon_labels(params: Params) -> Params:
+    """Which of the two moves each leaf: muon the matrices of the blocks, adamw all else."""
+    labels = jax.tree.map(lambda _: "adamw", params)
+    # Whatever decays within the blocks is a matrix.
+    return {**labels, "h": jax.tree.map(lambda decays: "muon" if decays else "adamw", decay_mask(params)["h"])}
+
+
+def _muon(cfg: OptimizerConfig) -> optax.GradientTransformation:
+    """Momentum with its singular values made equal: Jordan et al. 2024, "Muon".
+
+    Changes have a root mean square of about 0.2, as AdamW's do, so its learning rate and decay fit (Liu et al. 2025,
+    "Muon is Scalable for LLM Training").
+    """
+    # The last two dimensions: Optax would take a stack of matrices for something else, and stacked biases for a matrix.
+    matrix = optax.contrib.MuonDimensionNumbers(-2, -1)
     return optax.chain(
-        optax.clip_by_global_norm(cfg.max_grad_norm),
-        optax.adamw(
-            learning_rate_schedule(cfg, max_steps),
-            b1=cfg.b1,
-            b2=cfg.b2,
+        optax.contrib.scale_by_muon(
+            beta=cfg.b1,
             eps=cfg.eps,
-            weight_decay=cfg.weight_decay,
-            mask=decay_mask,
+            weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: matrix, updates),
         ),
+        optax.stateless_with_tree_map(lambda update, _: update * 0.2 * max(update.shape[-2:]) ** 0.5),
     )
+
+
+def _adafactor(cfg: OptimizerConfig) -> optax.GradientTransformation:
+    """A matrix's second moments as the product of those of its rows and columns: Shazeer and Stern 2018, "Adafactor".
+
+    As Zhai et al. 2021 ("Scaling Vision Transformers") have it: steps are not scaled by the parameters' size, so
+    AdamW's learning rate fits; the decay of the second moment is 1 - t^-0.8, but never more than b2.
+    """
+
+    def decay(steps_done: jax.Array, most: float) -> jax.Array:
+        return jnp.minimum(1 - (steps_done + 1.0) ** -0.8, most)
+
+    direction = _each_matrix(optax.scale_by_factored_rms(decay_rate=cfg.b2, decay_rate_fn=decay))
+    return optax.chain(direction, optax.ema(cfg.b1)) if cfg.b1 else direction
+
+
+def _each_matrix(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner` for each leaf on its own, and for each layer of a stack on its own.
+
+    The state is a tree like the parameters with inner's states as leaves, which unstacks as the parameters do.
+    """
+
+    def init_leaf(path: Path, param: jax.Array) -> Any:
+        return (jax.vmap(inner.init) if _in_stack(path) else inner.init)(param)
+
+    def update_leaf(path: Path, grad: jax.Array, state: Any, param: jax.Array) -> tuple[jax.Array, Any]:
+        return (jax.vmap(inner.update) if _in_stack(path) else inner.update)(grad, state, param)
+
+    def init(params: Params) -> Params:
+        return jax.tree_util.tree_map_with_path(init_leaf, params)
+
+    def update(grads: Params, state: Params, params: Params | None = None) -> tuple[Params, Params]:
+        pairs = jax.tree_util.tree_map_with_path(update_leaf, grads, state, params)
+        return tuple(jax.tree.map(lambda _, pair, i=i: pair[i], grads, pairs) for i in range(2))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _in_stack(path: Path) -> bool:
+    return path[0].key == "h" and not path[1].key.isdigit()
