@@ -13,7 +13,7 @@ from jaxgpt.data.manifest import check_fits, check_same_text_format
 from jaxgpt.errors import UserError
 from jaxgpt.progress import progress_bar
 from jaxgpt.train.models import Model
-from jaxgpt.train.parallel import Parallel
+from jaxgpt.train.pmapped import Pmapped
 from jaxgpt.train.validate import split_loss
 
 _TOKENS_PER_BATCH = 4096  # per device
@@ -59,9 +59,9 @@ def _exp(nats: float) -> float:
 def perplexity(model: Model, folder: Path, split: str) -> Perplexity:
     """UserError where pages and model differ in vocabulary, tokenizer or dialogue format."""
     pages = open_pages(model, folder, split)
-    parallel = Parallel()
-    rows_per_device = -(-pages.n_rows(shuffled=False) // len(parallel))
-    batch_size = min(max(_TOKENS_PER_BATCH // pages.seq_len, 1), rows_per_device) * len(parallel)
+    parallel = Pmapped()
+    rows_per_device = -(-pages.n_rows(shuffled=False) // len(parallel.devices))
+    batch_size = min(max(_TOKENS_PER_BATCH // pages.seq_len, 1), rows_per_device) * len(parallel.devices)
 
     def progress(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
         total = -(-pages.n_rows(shuffled=False) // batch_size)
@@ -69,6 +69,7 @@ def perplexity(model: Model, folder: Path, split: str) -> Perplexity:
 
     params = parallel.replicate(model.params)
     result = split_loss(parallel, parallel.eval_step(model.cfg), params, pages, batch_size, progress=progress)
+    assert result is not None  # no batch asks for an end
     info = pages.info
     if result.tokens != info.targets:
         raise UserError(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxgpt.model.block import Chunk, LayerCache
 from jaxgpt.model.dropout import dropout, site_keys
 from jaxgpt.model.layers import Embedding, LayerNorm, Linear
-from jaxgpt.model.stack import Params, init_blocks, run_blocks, run_blocks_cached
+from jaxgpt.model.stack import Params, Whole, as_it_is, init_blocks, run_blocks, run_blocks_cached
 from jaxgpt.model_config import ModelConfig
 
 N_ROLES = 2
@@ -33,9 +33,11 @@ class GPT2(nn.Module):
     segments_BT: int, positions of different segments do not see each other; None means one segment
     roles_BT: int, the speaker of each token, used where cfg.use_token_types or cfg.use_role_table is set
     dropout_keys_B: one key per row; None turns dropout off
+    whole: as in `run_blocks`
     """
 
     cfg: ModelConfig
+    whole: Whole = as_it_is
 
     def setup(self) -> None:
         cfg = self.cfg
@@ -81,7 +83,7 @@ class GPT2(nn.Module):
             positions_BT = jnp.arange(n_tokens)[None]
         x_BTD = self._embed(input_ids_BT, positions_BT, roles_BT)
         x_BTD = dropout(x_BTD, self.cfg.embd_pdrop, site_keys(dropout_keys_B, 0))
-        return self._last(run_blocks(self.cfg, self.h, x_BTD, segments_BT, dropout_keys_B))
+        return self._last(run_blocks(self.cfg, self.h, x_BTD, segments_BT, dropout_keys_B, self.whole))
 
     def extend(
         self, input_ids_BT: jax.Array, roles_BT: jax.Array | None, caches: tuple[LayerCache, ...], chunk: Chunk
@@ -114,9 +116,11 @@ def output_table(params: Params) -> jax.Array:
     return cast(jax.Array, params["lm_head" if "lm_head" in params else "wte"]["weight"])
 
 
-def hidden_states(cfg: ModelConfig, params: Params, input_ids_BT: jax.Array, **inputs: Any) -> jax.Array:
+def hidden_states(
+    cfg: ModelConfig, params: Params, input_ids_BT: jax.Array, whole: Whole = as_it_is, **inputs: Any
+) -> jax.Array:
     """`GPT2.hidden` of these parameters -> (B, T, E)."""
-    return cast(jax.Array, GPT2(cfg).apply({"params": params}, input_ids_BT, **inputs, method="hidden"))
+    return cast(jax.Array, GPT2(cfg, whole).apply({"params": params}, input_ids_BT, **inputs, method="hidden"))
 
 
 def logits(cfg: ModelConfig, params: Params, input_ids_BT: jax.Array, **inputs: Any) -> jax.Array:

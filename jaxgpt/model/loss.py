@@ -99,3 +99,46 @@ def _backward(
 
 
 weighted_nll.defvjp(_forward, _backward)
+
+
+def smoothing(
+    hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array, vocab_size: int
+) -> jax.Array:
+    """What label smoothing adds to `weighted_nll` for each unit of probability that is spread -> float32 scalar.
+
+    With a share s of the target's probability spread over all V tokens the loss is lse - (1 - s) z_t - s mean(z), so
+    s (z_t - mean(z)) is added, and a mean of logits is the logit of the mean of the table's rows.
+    """
+    mean_D = table_VD[:vocab_size].mean(0)
+    away_ND = table_VD[targets_N] - mean_D
+    return ((hidden_ND.astype(jnp.float32) * away_ND).sum(-1) * weights_N).sum()
+
+
+def weighted_kl(
+    reference_ND: jax.Array,
+    reference_table_VD: jax.Array,
+    hidden_ND: jax.Array,
+    table_VD: jax.Array,
+    weights_N: jax.Array,
+    vocab_size: int,
+) -> jax.Array:
+    """Σ KL(reference || model)·w over tokens -> float32 scalar, nats. Differentiable in the model's arguments.
+
+    The backward pass computes the logits again, chunk by chunk. The two models may have hidden states of their own
+    widths, but must have the same vocabulary.
+    """
+
+    def logprobs(hidden_CD: jax.Array, table_VD: jax.Array) -> jax.Array:
+        table_VD = table_VD[:vocab_size].astype(hidden_CD.dtype)
+        logits_CV = jnp.einsum("CD,VD->CV", hidden_CD, table_VD, preferred_element_type=jnp.float32)
+        return jax.nn.log_softmax(logits_CV)
+
+    @jax.checkpoint
+    def chunk(table_VD: jax.Array, part: tuple[jax.Array, ...]) -> jax.Array:
+        reference_CD, hidden_CD, weights_C = part
+        reference_CV = jax.lax.stop_gradient(logprobs(reference_CD, reference_table_VD))
+        kl_C = (jnp.exp(reference_CV) * (reference_CV - logprobs(hidden_CD, table_VD))).sum(-1)
+        return (kl_C * weights_C).sum()
+
+    parts = (_chunks(reference_ND), _chunks(hidden_ND), _chunks(weights_N))
+    return jax.lax.scan(lambda total, part: (total + chunk(table_VD, part), None), jnp.zeros(()), parts)[0]

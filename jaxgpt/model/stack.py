@@ -17,7 +17,12 @@ from jaxgpt.model_config import ModelConfig
 
 Params = dict[str, Any]
 Part = Literal["attention", "mlp"]
+Whole = Callable[[Params], Params]
 PARTS: dict[Part, tuple[str, str]] = {"attention": ("ln_1", "attn"), "mlp": ("ln_2", "mlp")}
+
+
+def as_it_is(params: Params) -> Params:
+    return params
 
 
 def owner(cfg: ModelConfig, part: Part, layer: int) -> int:
@@ -97,14 +102,14 @@ def _apply(cfg: ModelConfig, params: Params, *inputs: Any) -> tuple[jax.Array, L
     return cast(Any, Block(cfg, parent=None).apply({"params": params}, *inputs))
 
 
-def _block(cfg: ModelConfig) -> Callable[..., tuple[jax.Array, LayerCache | None]]:
+def _block(cfg: ModelConfig, whole: Whole) -> Callable[..., tuple[jax.Array, LayerCache | None]]:
     """parameters, x_BTD, layer, segments_BT, keys_B, cache, chunk -> as `Block`, with cfg.remat's policy."""
 
     def run(params: Params, *inputs: Any) -> tuple[jax.Array, LayerCache | None]:
         x_BTD, layer, segments_BT, keys_B, cache, chunk = inputs
         # Site 0 of the dropout is the embedding's; each block draws from its own.
         keys_B = site_keys(keys_B, layer + 1)
-        return _apply(cfg, params, x_BTD, layer, segments_BT, keys_B, cache, chunk)
+        return _apply(cfg, whole(params), x_BTD, layer, segments_BT, keys_B, cache, chunk)
 
     if cfg.remat == "none":
         return run
@@ -113,10 +118,18 @@ def _block(cfg: ModelConfig) -> Callable[..., tuple[jax.Array, LayerCache | None
 
 
 def run_blocks(
-    cfg: ModelConfig, blocks: Params, x_BTD: jax.Array, segments_BT: jax.Array | None, keys_B: jax.Array | None
+    cfg: ModelConfig,
+    blocks: Params,
+    x_BTD: jax.Array,
+    segments_BT: jax.Array | None,
+    keys_B: jax.Array | None,
+    whole: Whole = as_it_is,
 ) -> jax.Array:
-    """All layers on x_BTD, in the way that the parameters' layout asks for."""
-    run = _block(cfg)
+    """All layers on x_BTD, in the way that the parameters' layout asks for.
+
+    whole: one layer's parameters as they are kept -> as they are used; with remat, the outcome is not kept either.
+    """
+    run = _block(cfg, whole)
     if not is_stacked(blocks):
         for layer in range(cfg.n_layer):
             x_BTD, _ = run(layer_params(cfg, blocks, layer), x_BTD, layer, segments_BT, keys_B, None, None)

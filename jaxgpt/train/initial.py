@@ -81,13 +81,14 @@ def initial_state(cfg: Config, found: FoundModel, like: TrainState) -> TrainStat
     grown += ["wre"] if "wre" in like.params and not found.cfg.use_role_table else []
 
     # Only what is returned is computed: no second set of parameters exists.
-    def fresh() -> tuple[jax.Array, Params, Any]:
+    def fresh() -> TrainState:
         state = init_state(cfg)
-        return state.step, {name: state.params[name] for name in grown}, state.opt_state
+        return state._replace(params={name: state.params[name] for name in grown})
 
     places = jax.tree.map(lambda leaf: leaf.sharding, like)
     of_grown = {name: places.params[name] for name in grown}
-    step, rows, opt_state = jax.jit(fresh, out_shardings=(places.step, of_grown, places.opt_state))()
+    state = jax.jit(fresh, out_shardings=places._replace(params=of_grown))()
+    rows = state.params
     params = found.read(_shapes_placed(found.cfg, cfg.model, like.params))
     for name in grown:
         params[name] = _over(params.get(name), rows[name], found.cfg.vocab_size, of_grown[name])
@@ -95,7 +96,7 @@ def initial_state(cfg: Config, found: FoundModel, like: TrainState) -> TrainStat
     if params["wpe"]["weight"].shape != positions.shape:
         cut = jax.jit(lambda table: table[: cfg.model.n_positions], out_shardings=positions.sharding)
         params["wpe"]["weight"] = cut(params["wpe"]["weight"])
-    return TrainState(step, params, opt_state)
+    return state._replace(params=params)
 
 
 def _shapes_placed(source: ModelConfig, cfg: ModelConfig, like: Params) -> Params:

@@ -1,78 +1,72 @@
-"""How a step maps over devices: `jax.pmap`, the batch split over the mapped axis, the state the same everywhere.
+"""How a step maps over the devices of all hosts, in one of two ways: the same numbers, another place for the state."""
 
-The state goes in and out with `None` as its axis, so it is an ordinary replicated array: no leading device axis to
-strip, checkpoints are independent of the number of devices, and donation works.
-"""
-
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.config import Config
 from jaxgpt.errors import UserError
 from jaxgpt.model.stack import Params
 from jaxgpt.model_config import ModelConfig
-from jaxgpt.train.step import AXIS, Batch, Metrics, TrainState, eval_step, init_state, train_step
+from jaxgpt.train.step import Batch, Metrics, TrainState
 
 
-class Parallel:
-    """All local devices as one mapped axis."""
+class TrainStep(Protocol):
+    def __call__(
+        self, state: TrainState, batch: Batch, reference: Params | None = None
+    ) -> tuple[TrainState, Metrics]: ...
 
-    def __init__(self, devices: list[jax.Device] | None = None):
-        self.devices = devices or jax.local_devices()
-        mesh = Mesh(np.array(self.devices), (AXIS,))
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._split = NamedSharding(mesh, PartitionSpec(AXIS))
 
-    def __len__(self) -> int:
-        return len(self.devices)
+class EvalStep(Protocol):
+    def __call__(self, params: Params, batch: Batch) -> Metrics: ...
 
-    def check_batch(self, batch_size: int, microbatches: int = 1) -> None:
-        """UserError where the devices, or the microbatches on each, don't divide a batch."""
-        parts = len(self) * microbatches
-        if batch_size % parts:
-            below = batch_size // parts * parts
-            tries = f"{below} or {below + parts}" if below else str(parts)
-            by = f"{len(self)} devices" + (f" times {microbatches} microbatches" if microbatches > 1 else "")
-            raise UserError(f"train.batch_size {batch_size} is not divisible by {by}; try {tries}")
 
-    def replicate(self, tree: Any) -> Any:
-        """The same values on every device."""
-        return jax.device_put(tree, self._replicated)
+class Parallel(Protocol):
+    """devices: of all hosts; n_own: how many of them are this host's."""
+
+    devices: list[jax.Device]
+    n_own: int
+
+    def shapes(self, cfg: Config) -> TrainState:
+        """Shapes, dtypes and places of a run's state."""
+        ...
+
+    def param_shapes(self, model: ModelConfig) -> Params:
+        """Shapes, dtypes and places of any model's parameters."""
+        ...
 
     def init_state(self, cfg: Config) -> TrainState:
         """A new run's state, computed where it will live."""
-        return jax.jit(partial(init_state, cfg), out_shardings=self._replicated)()
-
-    def abstract_state(self, cfg: Config) -> TrainState:
-        """Shapes, dtypes and places of the state, for restoring one."""
-
-        def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._replicated)
-
-        return jax.tree.map(place, jax.eval_shape(partial(init_state, cfg)))
+        ...
 
     def split(self, batch: dict[str, np.ndarray]) -> Batch:
-        """Host arrays (B, …) onto the devices as (devices, B / devices, …)."""
-        parts = {name: x.reshape(len(self), -1, *x.shape[1:]) for name, x in batch.items()}
-        return jax.device_put(parts, self._split)
+        """This host's rows of a batch (b, …) onto its devices."""
+        ...
 
-    def train_step(self, cfg: Config) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-        """Compiled on its first call; the state that goes in is used up."""
-        return jax.pmap(
-            partial(train_step, cfg),
-            axis_name=AXIS,
-            in_axes=(None, 0),
-            out_axes=(None, None),
-            devices=self.devices,
-            donate_argnums=(0,),
-        )
+    def train_step(self, cfg: Config, reference: ModelConfig | None = None) -> TrainStep:
+        """Compiled on its first call; the state that goes in is used up. reference: of loss.kl_model."""
+        ...
 
-    def eval_step(self, model: ModelConfig) -> Callable[[Params, Batch], Metrics]:
-        return jax.pmap(
-            partial(eval_step, model), axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=self.devices
-        )
+    def eval_step(self, model: ModelConfig) -> EvalStep: ...
+
+    def on_host(self, tree: Any) -> Any:
+        """The tree as the first host can write it. Every host must call this; what the others get is not whole."""
+        ...
+
+
+def check_batch(n_devices: int, batch_size: int, microbatches: int = 1) -> None:
+    """UserError where the devices, or the microbatches on each, don't divide a batch."""
+    parts = n_devices * microbatches
+    if batch_size % parts:
+        below = batch_size // parts * parts
+        tries = f"{below} or {below + parts}" if below else str(parts)
+        by = f"{n_devices} devices" + (f" times {microbatches} microbatches" if microbatches > 1 else "")
+        raise UserError(f"train.batch_size {batch_size} is not divisible by {by}; try {tries}")
+
+
+def placed(shapes: Any, places: Any) -> Any:
+    """Shapes with a place each. places: a tree of shardings like `shapes`."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
+    )

@@ -1,11 +1,13 @@
-"""The fused loss against log-softmax written out: in float64 for values, by autodiff for gradients."""
+"""The fused loss against log-softmax written out: in float64 for values, by autodiff for gradients; what is added to it
+against PyTorch."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
-from jaxgpt.model.loss import token_nll, weighted_nll
+from jaxgpt.model.loss import smoothing, token_nll, weighted_kl, weighted_nll
 
 D, VOCAB, ROWS = 13, 131, 256
 
@@ -126,3 +128,78 @@ def test_tokens_that_fill_the_last_chunk_add_no_gradient() -> None:
     row_0 = np.asarray(grad(hidden[:513], table, away[:513], weights[:513], VOCAB))[0]
     plain = np.asarray(jax.grad(_plain, 1)(hidden[:513], table, away[:513], weights[:513]))[0]
     np.testing.assert_allclose(row_0, plain, rtol=1e-4, atol=1e-5)
+
+
+def _leaf(x: jax.Array) -> torch.Tensor:
+    return torch.tensor(np.asarray(x, np.float64), requires_grad=True)
+
+
+@pytest.mark.parametrize("n", [1, 513])
+@pytest.mark.parametrize("share", [0.02, 0.6])
+def test_label_smoothing_is_pytorchs(n: int, share: float) -> None:
+    hidden, table, targets, weights = _inputs(n, seed=3)
+    weights = weights.at[0].set(0.7)
+
+    def loss(hidden: jax.Array, table: jax.Array) -> jax.Array:
+        inputs = (hidden, table, targets, weights, VOCAB)
+        return weighted_nll(*inputs) + share * smoothing(*inputs)
+
+    value, (grad_hidden, grad_table) = jax.jit(jax.value_and_grad(loss, (0, 1)))(hidden, table)
+    theirs, their_table = _leaf(hidden), _leaf(table)
+    nll = torch.nn.functional.cross_entropy(
+        theirs @ their_table[:VOCAB].T,
+        torch.tensor(np.asarray(targets)).long(),
+        label_smoothing=share,
+        reduction="none",
+    )
+    expected = (nll * torch.tensor(np.asarray(weights))).sum()
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(grad_hidden, theirs.grad, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(grad_table, their_table.grad, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("n", [1, 512, 513])
+def test_kl_is_pytorchs(n: int) -> None:
+    """The reference has a width of its own."""
+    hidden, table, _, weights = _inputs(n, seed=4)
+    weights = weights.at[0].set(0.7)
+    random = np.random.default_rng(5)
+    reference, reference_table = (jnp.asarray(random.normal(size=(rows, 7)), jnp.float32) for rows in (n, ROWS))
+    value_and_grads = jax.jit(jax.value_and_grad(weighted_kl, (0, 1, 2, 3)), static_argnums=5)
+    value, grads = value_and_grads(reference, reference_table, hidden, table, weights, VOCAB)
+    theirs, their_table = _leaf(hidden), _leaf(table)
+    p, q = (
+        torch.log_softmax(h @ t[:VOCAB].T, -1)
+        for h, t in ((_leaf(reference), _leaf(reference_table)), (theirs, their_table))
+    )
+    kl = torch.nn.functional.kl_div(q, p.detach(), log_target=True, reduction="none").sum(-1)
+    expected = (kl * torch.tensor(np.asarray(weights))).sum()
+    expected.backward()
+    assert value == pytest.approx(expected.item(), rel=1e-5)
+    assert not np.asarray(grads[0]).any()
+    assert not np.asarray(grads[1]).any()
+    np.testing.assert_allclose(grads[2], theirs.grad, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(grads[3], their_table.grad, rtol=1e-4, atol=2e-4)
+
+
+def test_kl_of_a_model_from_itself_is_zero_and_pulls_nowhere() -> None:
+    hidden, table, _, weights = _inputs(600, seed=6)
+    value, (grad_hidden, grad_table) = jax.value_and_grad(weighted_kl, (2, 3))(
+        hidden, table, hidden, table, weights, VOCAB
+    )
+    assert value == pytest.approx(0, abs=1e-3)
+    np.testing.assert_allclose(grad_hidden, 0, atol=1e-5)
+    np.testing.assert_allclose(grad_table, 0, atol=1e-4)
+
+
+def test_kl_of_extreme_logits_is_finite_and_right() -> None:
+    hidden, table, _, weights = _inputs(600, seed=7)
+    other = jnp.asarray(np.random.default_rng(8).normal(size=hidden.shape), jnp.float32)
+    value, grad = jax.value_and_grad(weighted_kl, 2)(300 * other, table, 300 * hidden, table, weights, VOCAB)
+    p, q = (
+        np.asarray(torch.log_softmax(torch.tensor(np.asarray(300 * h @ table[:VOCAB].T, np.float64)), -1))
+        for h in (other, hidden)
+    )
+    assert value == pytest.approx(((np.exp(p) * (p - q)).sum(-1) * np.asarray(weights)).sum(), rel=1e-4)
+    assert np.isfinite(grad).all()

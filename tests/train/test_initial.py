@@ -25,7 +25,7 @@ from jaxgpt.train.imported import write_import
 from jaxgpt.train.initial import find_initial, initial_state
 from jaxgpt.train.loop import train
 from jaxgpt.train.models import find_model, load_model, on_one_device
-from jaxgpt.train.parallel import Parallel
+from jaxgpt.train.pmapped import Pmapped
 from jaxgpt.train.run import is_import
 from jaxgpt.train.step import TrainState, init_state
 
@@ -81,7 +81,7 @@ def config(hf: Path, pages: Path, output: Path, max_steps: int = 1, **model: Any
 def start(cfg: Config, tokenizer: Tokenizer) -> TrainState:
     assert cfg.init_from is not None
     found = find_initial(cfg, cfg.init_from, tokenizer)
-    return initial_state(cfg, found, Parallel(jax.devices()[:1]).abstract_state(cfg))
+    return initial_state(cfg, found, Pmapped(jax.devices()[:1]).shapes(cfg))
 
 
 def expected(hf: Path) -> dict[str, np.ndarray]:

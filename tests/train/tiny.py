@@ -27,6 +27,8 @@ from jaxgpt.data.tokenizer import load_tokenizer
 
 MODEL = ModelConfig(vocab_size=131, n_positions=23, n_embd=20, n_layer=1, n_head=5, n_inner=37, use_token_types=True)
 T = 19
+_REPEATED = ("step", "epoch", "tokens", "tokens_total", "loss", "kl", "grad_norm", "learning_rate")
+_REPEATED += ("valid_loss", "valid_perplexity")
 
 
 def step_config(batch_size: int = 16, microbatches: int = 1, max_steps: int = 50, **model: Any) -> Config:
@@ -111,9 +113,9 @@ def run_config(pages: Path, output: Path, max_steps: int = 12, **changes: Any) -
 
 
 def metrics_of(run: Path | str) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that repeat exactly: speed does not."""
+    """What repeats exactly of the lines of metrics.jsonl: times and memory do not."""
     lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+    return [{name: value for name, value in line.items() if name in _REPEATED} for line in lines]
 
 
 def command(cfg: Config, folder: Path) -> list[str]:
