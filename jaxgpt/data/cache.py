@@ -11,7 +11,7 @@ from pathlib import Path
 from jaxgpt.data.atomic import remove_partial, replacing
 from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, load_manifest
 from jaxgpt.data.records import crc32c_of_file
-from jaxgpt.data.storage import Remote, find_below, in_threads, is_remote, open_binary
+from jaxgpt.data.storage import Remote, UnreachableError, find_below, in_threads, is_remote, open_binary
 from jaxgpt.errors import UserError
 from jaxgpt.progress import progress_bar
 
@@ -48,7 +48,7 @@ def local_pages(url: str, splits: Sequence[str], cache_dir: Path) -> Path:
             raise UserError(f"{url} has no {FILE}: it {what}")
         _prepare(folder, there)
         if not _is_here(folder / FILE, there[FILE]):
-            _fetch(there[FILE], folder / FILE)
+            fetch(there[FILE], folder / FILE)
         tokenizer = [name for name in there if name.startswith(f"{TOKENIZER_FOLDER}/")]
         _download(there, tokenizer + _shards(url, folder, splits, there), folder)
     return folder
@@ -104,19 +104,19 @@ def _download(there: dict[str, Remote], names: Sequence[str], folder: Path) -> N
 
     if missing:
         with progress_bar(total=n_bytes, unit="B", unit_scale=True, desc=f"copy to {folder}") as bar:
-            for done in in_threads(lambda name: _fetch(there[name], folder / name), missing, _THREADS):
+            for done in in_threads(lambda name: fetch(there[name], folder / name), missing, _THREADS):
                 bar.update(done)
 
 
-def _fetch(remote: Remote, path: Path) -> int:
-    """Copies one object; its number of bytes."""
+def fetch(remote: Remote, path: Path) -> int:
+    """Copies one object, checked against its CRC-32C in the bucket; its number of bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         with open_binary(remote.url) as source, temporary.open("wb") as target:
             shutil.copyfileobj(source, target, _BLOCK)
         found = crc32c_of_file(temporary)
         if found != remote.crc32c:
-            raise UserError(
+            raise UnreachableError(
                 f"{remote.url} came with CRC-32C {found}, the bucket says {remote.crc32c}: it changed meanwhile, or "
                 "was damaged on its way; run the same command again"
             )

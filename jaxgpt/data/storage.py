@@ -49,6 +49,11 @@ def find(pattern: str) -> list[Remote]:
     return [_remote(found[name]) for name in sorted(found) if found[name]["type"] == "file"]
 
 
+def remove(url: str) -> None:
+    with explained(url):
+        _file_system().rm_file(url)
+
+
 def find_below(url: str) -> dict[str, Remote]:
     """All objects of a folder, by their names within it; UserError where the bucket is missing or forbidden."""
     url = url.rstrip("/")

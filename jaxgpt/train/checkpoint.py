@@ -1,25 +1,36 @@
-"""Checkpoints through Orbax: written in the background, renamed when whole, kept by three rules."""
+"""A checkpoint on the disk: it gets its name when it is whole and is checked when it is read.
+
+checkpoints/STEP/params/, optimizer/   arrays
+                 run/metadata          JSON: RunState, the time, and check-sums of the arrays on the devices
+                 metrics/metrics       JSON: losses, by which the best ones are chosen
+                 files.json            size and CRC-32C of all these files
+"""
 
 import json
-import logging
+import math
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as managers
+import numpy as np
 
-from jaxgpt.config import CheckpointConfig
+from jaxgpt.data.atomic import write_text
 from jaxgpt.errors import UserError
 from jaxgpt.model.stack import Params, in_layout_of
 from jaxgpt.model_config import ModelConfig
+from jaxgpt.train.arrays import read_arrays, write_arrays
+from jaxgpt.train.guard import new_guard
+from jaxgpt.train.health import check_sum
+from jaxgpt.train.retention import FOLDER, METADATA, METRICS, Saved, parse_saved
+from jaxgpt.train.seal import SEAL, DamagedError, check_seal, seal
+from jaxgpt.train.share import place
 from jaxgpt.train.step import TrainState
 
-FOLDER = "checkpoints"
+_PARAMS, _OPTIMIZER = "params", "optimizer"
 Tree = TypeVar("Tree")
 
 
@@ -39,90 +50,77 @@ class RunState:
     wandb_id: str | None = None
 
 
-class Checkpoints:
-    """The checkpoints of one run. Use as a context: leaving it waits until the last one is on the disk."""
-
-    def __init__(self, run: Path, cfg: CheckpointConfig):
-        self._run = run
-        # Orbax logs every failed write with a traceback per thread, and then raises it as well.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self._manager = ocp.CheckpointManager(
-            (run / FOLDER).absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=managers.AnyPreservationPolicy(
-                    [
-                        managers.LatestN(cfg.keep_last),
-                        managers.EveryNSeconds(int(cfg.keep_every_hours * 3600)),
-                        # Sorted descending: the policy keeps the end of the list, the lowest losses.
-                        managers.BestN(
-                            get_metric_fn=_valid_loss,
-                            reverse=True,
-                            n=cfg.keep_best,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
-                best_fn=_valid_loss,  # without it Orbax does not store the metrics
-                best_mode="min",
-                enable_async_checkpointing=True,
-                cleanup_tmp_directories=True,  # what a killed save left behind is as large as a checkpoint
-            ),
-        )
-
-    def save(self, state: TrainState, run_state: RunState, valid_loss: float | None = None) -> None:
-        """Copies the state to the host and writes it in the background; a step that is saved already is left."""
-        if run_state.step in self._manager.all_steps():
-            return
-        self._manager.save(
-            run_state.step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-                run=ocp.args.JsonSave(asdict(run_state)),
-            ),
-            metrics=None if valid_loss is None else {"valid_loss": valid_loss},
-        )
-
-    def wait(self) -> None:
-        """Returns when every checkpoint that was asked for is on the disk."""
-        self._manager.wait_until_finished()
-
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of one checkpoint, placed and laid out as the shapes in `like` are."""
-
-        def read(like: TrainState) -> TrainState:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardRestore(like.params),
-                    optimizer=ocp.args.StandardRestore({"step": like.step, "opt_state": like.opt_state}),
-                ),
-            )
-            return TrainState(restored.optimizer["step"], restored.params, restored.optimizer["opt_state"])
-
-        return _in_layout_of(like, read, saved_model_config(self._run, step))
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._manager.close()
+def items_of(state: TrainState) -> dict[str, Any]:
+    rest = {name: part for name, part in state._asdict().items() if name != "params"}
+    return {_PARAMS: state.params, _OPTIMIZER: rest}
 
 
-def _valid_loss(metrics: dict[str, float]) -> float:
-    return metrics["valid_loss"]
+def write_checkpoint(folder: Path, items: dict[str, Any], content: dict[str, Any], metrics: dict[str, float]) -> None:
+    """The folder appears when all of it is on the disk; if this fails, nothing of it stays."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise UserError(f"it needs {needed / 1e9:.3g} GB, of which {free / 1e9:.3g} GB are free")
+    partial.mkdir(parents=True)
+    try:
+        for name in list(items):
+            write_arrays(partial / name, items.pop(name))  # the memory of what is written is free again
+        for file, values in ((METADATA, content), (METRICS, metrics)):
+            (partial / file).parent.mkdir()
+            write_text(partial / file, json.dumps(values))
+        seal(partial)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def steps(run: Path) -> list[int]:
-    """Steps of the run's whole checkpoints, ascending."""
-    found = (entry.parent.parent for entry in (run / FOLDER).glob("*/run/metadata"))
-    return sorted(int(entry.name) for entry in found if entry.name.isdigit() and (entry / "params").is_dir())
+    """Steps of the run's checkpoints that were finished, ascending."""
+    found = (entry.parent.parent for entry in (run / FOLDER).glob(f"*/{METADATA}"))
+    return sorted(int(entry.name) for entry in found if entry.name.isdigit() and (entry / _PARAMS).is_dir())
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """Of a checkpoint's metadata; DamagedError where it is missing or not JSON."""
+    try:
+        content = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        missing = [field for field in ("step", "position", "config", "data") if field not in content]
+    except FileNotFoundError as error:
+        raise DamagedError(f"{folder / METADATA} is missing") from error
+    except (ValueError, TypeError) as error:
+        raise DamagedError(f"{folder / METADATA} can't be read ({error})") from error
+    if missing or not isinstance(content, dict):
+        raise DamagedError(f"{folder / METADATA} has no {', '.join(missing)}")
+    return content
+
+
+def _whole_content(folder: Path, *below: str) -> dict[str, Any]:
+    """Of the metadata of a checkpoint whose files, or those in some of its folders, are what was written."""
+    if (folder / SEAL).exists():
+        check_seal(folder, *below)
+    content = _content(folder)
+    # Checkpoints from before there were seals and check-sums have neither.
+    if "check_sums" in content and not (folder / SEAL).exists():
+        raise DamagedError(f"{folder / SEAL} is missing")
+    return content
 
 
 def read_run_state(run: Path, step: int) -> RunState:
-    return RunState(**json.loads((run / FOLDER / str(step) / "run" / "metadata").read_text(encoding="utf-8")))
+    content = _content(run / FOLDER / str(step))
+    return RunState(**{name: content[name] for name in RunState.__dataclass_fields__ if name in content})
+
+
+def read_saved(run: Path, step: int) -> Saved:
+    """What a checkpoint is kept by; DamagedError where its files can't be read."""
+    folder = run / FOLDER / str(step)
+    metadata, metrics = folder / METADATA, folder / METRICS
+    try:
+        scores = metrics.read_text(encoding="utf-8") if metrics.is_file() else None
+        return parse_saved(step, metadata.read_text(encoding="utf-8"), scores, metadata.stat().st_mtime)
+    except (OSError, ValueError, TypeError) as error:
+        raise DamagedError(f"{folder} can't be read ({error})") from error
 
 
 def saved_model_config(run: Path, step: int) -> ModelConfig:
@@ -131,9 +129,8 @@ def saved_model_config(run: Path, step: int) -> ModelConfig:
 
 
 def valid_loss(run: Path, step: int) -> float | None:
-    """Nats per token with which the checkpoint was saved; None where it was not evaluated."""
-    metrics = run / FOLDER / str(step) / "metrics" / "metrics"
-    return _valid_loss(json.loads(metrics.read_text(encoding="utf-8"))) if metrics.is_file() else None
+    """Of a checkpoint, nats per token; None where it was not evaluated."""
+    return read_saved(run, step).metrics.get("valid_loss")
 
 
 def best_step(run: Path) -> int:
@@ -141,30 +138,61 @@ def best_step(run: Path) -> int:
     done = steps(run)
     if not done:
         raise UserError(f"{run} has no checkpoint yet; train it first with `jaxgpt train --output {run}`")
-    losses = {step: loss for step in done if (loss := valid_loss(run, step)) is not None}
+    losses = {step: loss for step in done if (loss := valid_loss(run, step)) is not None and not math.isnan(loss)}
     return min(losses, key=losses.__getitem__) if losses else done[-1]
 
 
 def restore_params(run: Path, step: int, like: Params) -> Params:
-    """The parameters of one checkpoint, placed and laid out as the shapes in `like` are."""
+    """The parameters of one checkpoint, placed and laid out as the shapes in `like` are; of any process.
 
-    def read(like: Params) -> Params:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore((run / FOLDER / str(step) / "params").absolute(), like)
+    Raises DamagedError where their files are not what was written.
+    """
+    folder = run / FOLDER / str(step)
+    _whole_content(folder, _PARAMS, METADATA.partition("/")[0])
+    params = _in_layout_of(like, partial(read_arrays, folder / _PARAMS), saved_model_config(run, step))
+    return place(params, like)
 
-    return _in_layout_of(like, read, saved_model_config(run, step))
+
+def read_state(run: Path, step: int, like: TrainState) -> TrainState:
+    """The state of one checkpoint as numpy arrays, laid out as the shapes in `like` are.
+
+    Raises DamagedError where the files are not what was written, and UserError where `like` has other arrays.
+    """
+    folder = run / FOLDER / str(step)
+    check_sums = _whole_content(folder).get("check_sums")
+    return _in_layout_of(like, lambda stored: _read_items(folder, stored, check_sums), saved_model_config(run, step))
+
+
+def _read_items(folder: Path, like: TrainState, check_sums: dict[str, int] | None) -> TrainState:
+    """check_sums: None for a checkpoint from before there was a guard, when AdamW was in a chain of its own."""
+    wanted = items_of(like)
+    if check_sums is None:
+        del wanted[_OPTIMIZER]["guard"]
+    items = {
+        _PARAMS: read_arrays(folder / _PARAMS, wanted[_PARAMS]),
+        _OPTIMIZER: read_arrays(folder / _OPTIMIZER, wanted[_OPTIMIZER], _same if check_sums else _name_since_guard),
+    }
+    for name, was in (check_sums or {}).items():
+        found = check_sum(items[name])
+        if found != was:
+            raise DamagedError(f"the arrays in {folder / name} have check-sum {found}, on the devices it was {was}")
+    guard = jax.tree.map(np.asarray, new_guard())
+    return TrainState(params=items[_PARAMS], **{"guard": guard, **items[_OPTIMIZER]})
+
+
+def _same(name: str) -> str:
+    return name
+
+
+def _name_since_guard(name: str) -> str | None:
+    """A schedule's count was part of the state."""
+    return None if name == "opt_state.1.2.count" else name.replace("opt_state.1.0.", "opt_state.1.", 1)
 
 
 def _in_layout_of(like: Tree, read: Callable[[Tree], Tree], saved: ModelConfig) -> Tree:
-    """What `read` gives, with layers stacked or not as in `like`, though the checkpoint has them the other way.
-
-    like: shapes, all of one sharding where the layouts differ.
-    """
+    """What `read` gives, with layers stacked or not as in `like`, though the checkpoint has them the other way."""
     stored = jax.eval_shape(partial(in_layout_of, saved), like)
+    tree = read(stored)
     if jax.tree.structure(stored) == jax.tree.structure(like):  # type: ignore[operator]
-        return read(like)
-    sharding = jax.tree.leaves(like)[0].sharding
-    wanted = replace(saved, scan_layers=not saved.scan_layers)
-    convert = jax.jit(partial(in_layout_of, wanted), out_shardings=sharding)
-    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), stored)
-    return convert(read(placed))
+        return tree
+    return in_layout_of(replace(saved, scan_layers=not saved.scan_layers), tree)

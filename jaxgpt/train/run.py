@@ -1,6 +1,7 @@
 """A run is a folder; this decides whether one is new, goes on, or is not ours to touch."""
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from jaxgpt.model.hf_config import FILE as HF_CONFIG
 from jaxgpt.model_config import ModelConfig
 from jaxgpt.train import checkpoint
 from jaxgpt.train.checkpoint import FOLDER, RunState
+from jaxgpt.train.remote_run import fetch_if_gone
+from jaxgpt.train.seal import DamagedError
 
 # Of the model's fields, those that change the parameters' shapes or meaning.
 SHAPE = (
@@ -33,20 +36,43 @@ SHAPE = (
     "use_token_types",
     "use_role_table",
 )
+_ALWAYS = {"output", "data", "model"}  # sections of every config.yaml
 
 
-def open_run(cfg: Config, data_hash: str) -> RunState | None:
-    """Prepares the run's folder; the newest checkpoint's state where there is one to go on from."""
+def open_run(cfg: Config, data_hash: str, say: Callable[[str], None] = print) -> RunState | None:
+    """Prepares the run's folder; the newest checkpoint's state where there is one to go on from.
+
+    A run whose checkpoints are gone gets the newest one of checkpoint.mirror. Files of arrays are not read here.
+    """
     run = Path(cfg.output)
     if not is_run(run) and run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise UserError(f"output {run} already holds something that is no run; give a new folder")
-    done = checkpoint.steps(run)
-    before = checkpoint.read_run_state(run, done[-1]) if done else None
+    # Where the hosts of this call are is no part of the run: it may go on alone.
+    alone = replace(cfg.parallel, coordinator=None, num_processes=None, process_id=None)
+    settings = yaml.safe_dump(asdict(replace(cfg, parallel=alone)), sort_keys=False)
+    if not is_run(run):  # before anything else is in the folder, so that a fetch that fails leaves a run
+        run.mkdir(parents=True, exist_ok=True)
+        write_text(run / RUN_FILE, settings)
+    if cfg.checkpoint.mirror:
+        fetch_if_gone(run, cfg.checkpoint.mirror.rstrip("/"), say)
+    before = _newest_readable(run)
     if before:
         _check_continues(run, before, cfg, data_hash)
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(run / RUN_FILE, yaml.safe_dump(asdict(cfg), sort_keys=False))
+    write_text(run / RUN_FILE, settings)
     return before
+
+
+def _newest_readable(run: Path) -> RunState | None:
+    """Of the newest checkpoint that says what it is; UserError where none does."""
+    damaged = []
+    for step in reversed(checkpoint.steps(run)):
+        try:
+            return checkpoint.read_run_state(run, step)
+        except DamagedError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UserError(f"all checkpoints of {run} are damaged: {'; '.join(damaged)}; put back a good copy")
+    return None
 
 
 def is_run(run: Path) -> bool:
@@ -57,9 +83,8 @@ def is_run(run: Path) -> bool:
         content = yaml.safe_load((run / RUN_FILE).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         return False
-    fields = set(Config.__dataclass_fields__)
-    # Runs from before there was init_from lack it.
-    return isinstance(content, dict) and fields - {"init_from"} <= set(content) <= fields
+    # Sections that came later are missing in older runs.
+    return isinstance(content, dict) and _ALWAYS <= set(content) <= set(Config.__dataclass_fields__)
 
 
 def holds_run(folder: Path) -> bool:
@@ -89,6 +114,13 @@ def _check_continues(run: Path, before: RunState, cfg: Config, data_hash: str) -
         raise UserError(
             f"{run} was trained with seed {before.config['seed']}, now it is {cfg.seed}, which would change the order "
             "of its data; set it back, or give a new output folder"
+        )
+    # Runs from before there was a choice have AdamW.
+    optimizer = before.config["optimizer"].get("name", "adamw")
+    if optimizer != cfg.optimizer.name:
+        raise UserError(
+            f"{run} was trained with optimizer.name {optimizer}, now it is {cfg.optimizer.name}, which can't go on "
+            f"with its state; set it back, or start a new run from it: --init_from {run} --output OTHER"
         )
     if before.data != data_hash:
         raise UserError(
