@@ -1,9 +1,17 @@
 """`jaxgpt train`."""
 
+import os
+import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jaxgpt.command import make_parser, parse, print_json
+from jaxgpt.command import make_parser, parse, print_json, run
+
+if TYPE_CHECKING:
+    from jaxgpt.config import Config
+    from jaxgpt.train.loop import Outcome
 
 
 def train(arguments: list[str]) -> None:
@@ -21,15 +29,45 @@ def train(arguments: list[str]) -> None:
     args = parse(parser, _with_own_config(arguments))
     cfg = Config(**{name: getattr(args, name) for name in Config.__dataclass_fields__})
 
-    from jaxgpt.train.loop import train as run_training
-
-    outcome = run_training(cfg)
+    outcome = _train(cfg)
     if args.json:
         print_json({"run": cfg.output, **asdict(outcome)})
     if outcome.stopped_by is not None:
         raise SystemExit(128 + outcome.stopped_by)
-    if not args.json:
+    if not args.json and outcome.first_host:
         print(f"{cfg.output} is trained: {outcome.step} steps; jaxgpt export {cfg.output} --output {cfg.output}/hf")
+
+
+def _train(cfg: "Config") -> "Outcome":
+    import jax
+
+    from jaxgpt.train.loop import train
+
+    try:
+        return train(cfg)
+    except BaseException as error:
+        if not jax.distributed.is_initialized():
+            raise
+        # JAX would not let this process go, nor the others, before it has waited for all of them for minutes.
+        code = _report(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _report(error: BaseException) -> int:
+    """Says what the command would have said of the error, and its exit code."""
+
+    def again() -> None:
+        raise error
+
+    try:
+        run(again)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    return 1
 
 
 def _with_own_config(arguments: list[str]) -> list[str]:

@@ -1,33 +1,42 @@
 """The training loop and nothing else."""
 
-import time
-from collections.abc import Generator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from signal import SIGTERM
+from typing import Any, TypeVar
 
 import jax
+from tqdm import tqdm
 
 from jaxgpt.config import Config
-from jaxgpt.data.cache import page_folder
-from jaxgpt.data.loader import Pages, prefetch, training_batches
-from jaxgpt.data.manifest import TOKENIZER_FOLDER, check_fits, manifest_hash
-from jaxgpt.data.tokenizer import load_tokenizer
+from jaxgpt.data.manifest import TOKENIZER_FOLDER
 from jaxgpt.errors import UserError
-from jaxgpt.train.checkpoint import Checkpoints, RunState, steps
-from jaxgpt.train.initial import find_initial, initial_state
-from jaxgpt.train.parallel import Parallel
+from jaxgpt.train.checkpoint import RunState, steps
+from jaxgpt.train.flops import peak_flops, train_flops_per_token
+from jaxgpt.train.health import check_devices
+from jaxgpt.train.hosts import identity_of, join, leave
+from jaxgpt.train.initial import find_initial
+from jaxgpt.train.meter import Meter
+from jaxgpt.train.models import FoundModel
 from jaxgpt.train.run import is_import, open_run
-from jaxgpt.train.sample import sample
-from jaxgpt.train.signals import stop_on_signal
-from jaxgpt.train.step import Batch, TrainState
-from jaxgpt.train.telemetry import Telemetry
-from jaxgpt.train.validate import SplitLoss, split_loss
+from jaxgpt.train.saving import Checkpoints
+from jaxgpt.train.share import from_first, same_on_all
+from jaxgpt.train.signals import StopRequest, stop_on_signal
+from jaxgpt.train.start import Start, start
+from jaxgpt.train.step import STOPS, Batch, Metrics, TrainState
+from jaxgpt.train.telemetry import Log, Telemetry, silent
+from jaxgpt.train.trainer import Trainer
+
+C = TypeVar("C", bound=AbstractContextManager[Any])
+_ROLLBACKS = 3  # from one checkpoint, before the run gives up
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended. stopped_by: the signal that asked for it, None at the end of the run.
+    """How a call of `train` ended. stopped_by: the signal that asked for it (SIGTERM where another host got it), None
+    at the end of the run. first_host: whether this process wrote the run.
 
     tokens_per_second: trained tokens of weight above 0 over the time of this call's steps without the first two, which
     compile; None where there were too few steps.
@@ -38,168 +47,236 @@ class Outcome:
     valid_loss: float | None
     tokens_per_second: float | None
     stopped_by: int | None
-
-
-class Trainer:
-    """What stays the same over the steps of one call of `train`."""
-
-    def __init__(self, cfg: Config):
-        self.cfg = cfg
-        folder = page_folder(cfg.data.path, (cfg.data.train_split, cfg.data.valid_split), cfg.data.cache)
-        self.pages = Pages(folder, cfg.data.train_split, cfg.data.seq_len)
-        self.valid = Pages(folder, cfg.data.valid_split, cfg.data.seq_len)
-        check_fits(self.pages.manifest, self.pages.folder, cfg.model.vocab_size)
-        if self.pages.seq_len > cfg.model.n_positions:
-            raise UserError(
-                f"rows of {self.pages.seq_len} tokens in {self.pages.folder} are longer than model.n_positions "
-                f"{cfg.model.n_positions}; raise model.n_positions or set data.seq_len"
-            )
-        if not self.valid.info.targets:
-            raise UserError(
-                f"{self.valid.folder}: no token of the split {cfg.data.valid_split!r} counts; build the pages with a "
-                "larger share for it or another --loss_on"
-            )
-        self.parallel = Parallel()
-        self.parallel.check_batch(cfg.train.batch_size, cfg.train.microbatches)
-        self.train_step = self.parallel.train_step(cfg)
-        self.eval_step = self.parallel.eval_step(cfg.model)
-        self.tokenizer = load_tokenizer(str(self.pages.folder / TOKENIZER_FOLDER))
-
-    @property
-    def data_hash(self) -> str:
-        hash_ = manifest_hash(self.pages.folder)
-        assert hash_ is not None  # its pages are open
-        return hash_
-
-    def batches(self, position: int) -> Generator[tuple[Batch, int], None, None]:
-        """Batches on the devices, each with the data position after it, made ahead of the step."""
-        host = training_batches(self.pages, self.cfg.train.batch_size, self.cfg.seed, position)
-        return prefetch(((self.parallel.split(batch), after) for batch, after in host), self.cfg.data.prefetch)
-
-    def validate(self, state: TrainState) -> SplitLoss:
-        batch_size, limit = self.cfg.train.batch_size, self.cfg.eval.batches
-        return split_loss(self.parallel, self.eval_step, state.params, self.valid, batch_size, limit)
-
-    def sample(self, state: TrainState, step: int) -> str:
-        """The prompt and how the model goes on, as text."""
-        prompt = self.tokenizer.encode(self.cfg.eval.sample_prompt) or [self.tokenizer.eos_token_id]
-        roles = [0] * len(prompt)
-        cfg = self.cfg
-        new = sample(cfg.model, state.params, prompt, roles, cfg.eval.sample_tokens, cfg.seed + step)
-        return self.tokenizer.decode(prompt + new)
+    first_host: bool
 
 
 def train(cfg: Config) -> Outcome:
-    """Trains until cfg.train.max_steps, from the newest checkpoint of cfg.output where there is one.
+    """Trains until cfg.train.max_steps, from the newest whole checkpoint of cfg.output where there is one.
 
-    Raises UserError before the first step where configuration, pages and devices do not fit each other.
+    With several processes each of them calls this. Raises UserError before the first step where configuration, pages,
+    devices and hosts do not fit each other.
     """
-    if is_import(Path(cfg.output)):
-        raise UserError(
-            f"{cfg.output} is an imported model, which has no optimizer to go on with; start a new run from it: "
-            f"--init_from {cfg.output} --output OTHER"
-        )
-    trainer = Trainer(cfg)
-    new_run = not steps(Path(cfg.output))
-    initial = find_initial(cfg, cfg.init_from, trainer.tokenizer) if cfg.init_from and new_run else None
-    before = open_run(cfg, trainer.data_hash)
-    trainer.tokenizer.save(Path(cfg.output) / TOKENIZER_FOLDER)
-    new = RunState(0, 0, asdict(cfg), trainer.data_hash, trainer.pages.manifest.dialogue_format)
-    run_state = replace(before or new, config=asdict(cfg))
+    hosts = join(cfg.parallel, identity_of(asdict(cfg)), print)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signal())
-        checkpoints = stack.enter_context(Checkpoints(Path(cfg.output), cfg.checkpoint))
-        telemetry = stack.enter_context(Telemetry(cfg, asdict(cfg), run_state.step, run_state.wandb_id))
-        if before:
-            state = checkpoints.restore(before.step, trainer.parallel.abstract_state(cfg))
-            telemetry.say(
-                f"{cfg.output}: goes on from step {before.step}"
-                if before.step < cfg.train.max_steps
-                else f"{cfg.output}: is at step {before.step} already; raise train.max_steps to go on"
-            )
-        elif initial:
-            state = initial_state(cfg, initial, trainer.parallel.abstract_state(cfg))
-            telemetry.say("; ".join([f"{cfg.output}: starts from {cfg.init_from}", *initial.assumed]))
-        else:
-            state = trainer.parallel.init_state(cfg)
-        run_state = replace(run_state, wandb_id=telemetry.wandb_id)
-        clock = _Clock()
-        train_loss = valid_loss = None
-        batches = stack.enter_context(closing(trainer.batches(run_state.position)))
-        pending = None  # the step before the one under way: its metrics are read while the devices work
-        while run_state.step < cfg.train.max_steps and not stop:
-            batch, position = next(batches)
-            state, metrics = trainer.train_step(state, batch)
-            run_state = replace(run_state, step=run_state.step + 1, position=position)
-            if pending:
-                train_loss = clock.read(*pending, cfg, telemetry)
-            pending = (run_state.step, metrics)
-            last = run_state.step == cfg.train.max_steps
-            evaluate = last or run_state.step % cfg.eval.every == 0
-            save = evaluate or run_state.step % cfg.checkpoint.every == 0
-            if save:  # the log must hold all that a checkpoint has seen
-                train_loss, pending = clock.read(*pending, cfg, telemetry), None
-            if evaluate:
-                clock.pause()
-                valid_loss = _report_validation(trainer, state, run_state.step, telemetry)
-                clock.resume()
-            if save:
-                checkpoints.save(state, run_state, valid_loss if evaluate else None)
-        if pending:
-            train_loss = clock.read(*pending, cfg, telemetry)
-        if stop:
-            checkpoints.save(state, run_state)
-            telemetry.say(f"{cfg.output}: saved at step {run_state.step}; the same command goes on from there")
-    return Outcome(run_state.step, train_loss, valid_loss, clock.tokens_per_second, stop.signal)
+        trainer = Trainer(cfg, hosts)
+        same_on_all("the hash of data.path's manifest", trainer.data_hash)
+        is_new = from_first(lambda: _is_new(trainer.run))
+        initial = find_initial(cfg, cfg.init_from, trainer.tokenizer) if cfg.init_from and is_new else None
+        from_first(lambda: _prepare(trainer))
+        checkpoints = _on_first(lambda: Checkpoints(trainer.run, cfg.checkpoint, tqdm.write), stack)
+        began = start(trainer, checkpoints, initial)
+        logs_from, wandb_id = began.run_state.step, began.run_state.wandb_id
+        log = _on_first(lambda: Telemetry(cfg, asdict(cfg), logs_from, wandb_id), stack) or silent()
+        log.say(began.said)
+        outcome = _Loop(trainer, began, checkpoints, initial, log, stop).run()
+    if hosts.count > 1:
+        leave()  # only after a good end: it waits for the others
+    return outcome
 
 
-def _report_validation(trainer: Trainer, state: TrainState, step: int, telemetry: Telemetry) -> float:
-    result = trainer.validate(state)
-    telemetry.scalars(step, {"valid_loss": result.loss, "valid_perplexity": result.perplexity})
-    telemetry.say(f"step {step}: valid_loss {result.loss:.4f}, valid_perplexity {result.perplexity:.2f}")
-    if trainer.cfg.eval.sample_tokens:
-        telemetry.text(step, "sample", trainer.sample(state, step))
-    return result.loss
+def _is_new(run: Path) -> bool:
+    """Whether there is nothing to go on from; UserError where there never will be."""
+    if is_import(run):
+        raise UserError(
+            f"{run} is an imported model, which has no optimizer to go on with; start a new run from it: "
+            f"--init_from {run} --output OTHER"
+        )
+    return not steps(run)
 
 
-class _Clock:
-    """Reads metrics of finished steps, logs them, and keeps the speed. The first two steps compile and don't count."""
+def _on_first(make: Callable[[], C], stack: ExitStack) -> C | None:
+    """What only the first host has, entered as a context; where it can't be made, all hosts raise the same error."""
+    made: list[C] = []
+    from_first(lambda: made.append(stack.enter_context(make())) if jax.process_index() == 0 else None)
+    return made[0] if made else None
 
-    _COMPILING = 2
 
-    def __init__(self) -> None:
-        self._steps = 0
-        self._tokens = 0
-        self._seconds = 0.0
-        self._window_tokens = 0
-        self._window_seconds = 0.0
-        self._at = time.perf_counter()
+def _prepare(trainer: Trainer) -> None:
+    """The run's folder, with all that the first host writes before the first step."""
+    open_run(trainer.cfg, trainer.data_hash)
+    trainer.tokenizer.save(trainer.run / TOKENIZER_FOLDER)
 
-    @property
-    def tokens_per_second(self) -> float | None:
-        return self._tokens / self._seconds if self._seconds else None
 
-    def pause(self) -> None:
-        """Time from here to `resume` belongs to no step."""
-        self._elapsed = time.perf_counter() - self._at
+class _Loop:
+    """One call's way from a state to a later one."""
 
-    def resume(self) -> None:
-        self._at = time.perf_counter() - self._elapsed
+    def __init__(
+        self,
+        trainer: Trainer,
+        began: Start,
+        checkpoints: Checkpoints | None,
+        initial: FoundModel | None,
+        log: Log,
+        stop: StopRequest,
+    ):
+        self.trainer, self.cfg, self.hosts, self.log, self.stop = trainer, trainer.cfg, trainer.hosts, log, stop
+        self.checkpoints, self.initial = checkpoints, initial
+        self.state: TrainState = began.state
+        self.run_state = replace(began.run_state, config=asdict(self.cfg), wandb_id=log.wandb_id)
+        self._evaluate_first = began.not_evaluated
+        device, model = trainer.parallel.devices[0], self.cfg.model
+        peak = self.cfg.log.peak_tflops
+        self._tokens_per_step = self.cfg.train.batch_size * trainer.pages.seq_len
+        self.meter = Meter(
+            train_flops_per_token(model, trainer.pages.seq_len) * self._tokens_per_step,
+            peak_flops(device.device_kind, model.dtype) if peak is None else peak * 1e12,
+            len(trainer.parallel.devices),
+        )
+        self._stopping = False
+        self._bad_in_row = 0
+        self._due = False  # a checkpoint, as soon as a step is good
+        self._rollbacks = (-1, 0)  # the step gone back to, and how often in a row
+        self._losses: list[float] = []  # since the last checkpoint
+        self.train_loss: float | None = None
+        self.valid_loss: float | None = None
 
-    def read(self, step: int, metrics: dict[str, jax.Array], cfg: Config, telemetry: Telemetry) -> float:
-        """Waits for the step's metrics; the loss of exactly this step goes to the log, so a resumed run repeats it."""
+    def run(self) -> Outcome:
+        cfg = self.cfg
+        check_devices(self.trainer.parallel, self.state, self.log.say)
+        if self._evaluate_first:
+            self._evaluate()
+        while self.run_state.step < cfg.train.max_steps and not self._stopping:
+            if self._stretch():
+                self._go_back()
+        if self._stopping:
+            self._save()
+            self.log.say(f"{cfg.output}: saved at step {self.run_state.step}; the same command goes on from there")
+        # Of another host's signal only the wish is known.
+        stopped_by = (self.stop.signal or SIGTERM) if self._stopping else None
+        return Outcome(
+            self.run_state.step,
+            self.train_loss,
+            self.valid_loss,
+            self.meter.tokens_per_second,
+            stopped_by,
+            self.hosts.is_first,
+        )
+
+    def _stretch(self) -> bool:
+        """Steps until the end or a stop; True where the run must go back to an earlier checkpoint."""
+        cfg, trainer = self.cfg, self.trainer
+        pending: tuple[RunState, Metrics] | None = None  # its metrics are read while the devices work on the next one
+        with closing(trainer.batches(self.run_state.position)) as batches:
+            while self.run_state.step < cfg.train.max_steps and not self._stopping:
+                # Alone, a host stops before the next step; several learn of the wish through the next one's metrics.
+                if self.stop and self.hosts.count == 1:
+                    self._stopping = True
+                    break
+                with self.meter.during("data"):
+                    batch, position = self._next(batches, pending)
+                self.state, metrics = trainer.step(self.state, batch, bool(self.stop))
+                self.run_state = replace(self.run_state, step=self.run_state.step + 1, position=position)
+                if pending and self._read(*pending):
+                    return True
+                pending = (self.run_state, metrics)
+                step = self.run_state.step
+                evaluate = step == cfg.train.max_steps or step % cfg.eval.every == 0
+                check = cfg.parallel.check_every > 0 and step % cfg.parallel.check_every == 0
+                self._due |= evaluate or step % cfg.checkpoint.every == 0
+                if not self._due and not check:
+                    continue
+                # The log must hold all that a checkpoint has seen.
+                done, pending = pending, None
+                if self._read(*done):
+                    return True
+                if check:
+                    check_devices(trainer.parallel, self.state, self.log.say)
+                scores = self._evaluate() if evaluate else {}
+                # What a bad step leaves may be what made it bad, so that it is nothing to go back to: the save waits
+                # for a good one. At the end nobody goes back, and a last step must be saved to be the last.
+                if self._due and (not self._bad_in_row or step == cfg.train.max_steps):
+                    self._save(scores)
+        return pending is not None and self._read(*pending)
+
+    def _next(
+        self, batches: Iterator[tuple[Batch, int]], pending: tuple[RunState, Metrics] | None
+    ) -> tuple[Batch, int]:
+        try:
+            return next(batches)
+        except (UserError, OSError):
+            # The steps before the page that can't be read are good. Several hosts would have to agree on it.
+            if self.hosts.count == 1 and not (pending and self._read(*pending)):
+                self._save()
+            raise
+
+    def _read(self, at: RunState, metrics: Metrics) -> bool:
+        """Waits for a step's metrics and logs them: the loss of exactly this step, so that a resumed run repeats it.
+
+        True where so many bad steps came in a row that the run must go back.
+        """
+        cfg = self.cfg
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        now = time.perf_counter()
-        seconds, self._at = now - self._at, now
-        self._steps += 1
-        if self._steps > self._COMPILING:
-            self._tokens += int(values["tokens"])
-            self._seconds += seconds
-        self._window_tokens += int(values["tokens"])
-        self._window_seconds += seconds
-        speed = self._window_tokens / self._window_seconds
-        telemetry.progress(values["loss"], speed)
-        if step % cfg.log.every == 0 or step == cfg.train.max_steps:
-            telemetry.scalars(step, {**values, "tokens_per_second": speed})
-            self._window_tokens, self._window_seconds = 0, 0.0
-        return values["loss"]
+        self.meter.step_done(int(values["tokens"]))
+        self._stopping |= values.pop(STOPS) > 0
+        self._bad_in_row = int(values.pop("bad_in_row"))
+        self.log.progress(at.step, values["loss"], self.meter.tokens_per_second)
+        if at.step % cfg.log.every == 0 or at.step == cfg.train.max_steps:
+            total, epoch = self._tokens_per_step, self.trainer.epoch(at.position)
+            values |= {"epoch": epoch, "tokens_total": total, **self.meter.values()}
+            self.log.scalars(at.step, values)
+        if not self._bad_in_row:
+            self.train_loss = values["loss"]
+            self._losses.append(values["loss"])
+            return False
+        loss, norm = values["loss"], values["grad_norm"]
+        what = f"loss {loss:.4g} and gradient norm {norm:.4g}: bad step, number {self._bad_in_row} in a row"
+        self.log.event(at.step, "bad_step", what, loss=loss, grad_norm=norm, bad_in_row=self._bad_in_row)
+        if cfg.on_nan == "stop" or (cfg.on_nan == "skip" and self._bad_in_row >= cfg.guard.patience):
+            raise UserError(
+                f"{cfg.output}: step {at.step}: {what}; on_nan is {cfg.on_nan} and guard.patience "
+                f"{cfg.guard.patience}; the checkpoints before it are whole: go on with --on_nan rollback, or with a "
+                "lower optimizer.learning_rate"
+            )
+        return cfg.on_nan == "rollback" and self._bad_in_row >= cfg.guard.patience
+
+    def _go_back(self) -> None:
+        """To the last checkpoint, with the data order moved past the steps that were bad."""
+        was = self.run_state
+        jax.block_until_ready(self.state)
+        del self.state  # a device may not have room for two
+        with self.meter.during("save"):
+            began = start(self.trainer, self.checkpoints, self.initial)
+        to, before = began.run_state.step, self._rollbacks
+        self._rollbacks = (to, before[1] + 1 if before[0] == to else 1)
+        if self._rollbacks[1] > _ROLLBACKS:
+            raise UserError(
+                f"{self.cfg.output}: went back to step {to} {_ROLLBACKS} times and met {self.cfg.guard.patience} bad "
+                "steps in a row each time; lower optimizer.learning_rate, or raise guard.spike if these steps are good"
+            )
+        self.log.rewind(to)
+        # The steps there were bad before others were, which are over.
+        guard = began.state.guard
+        self.state = began.state._replace(guard=guard._replace(bad_in_row=guard.bad_in_row * 0))
+        self.run_state = replace(was, step=to)
+        self._losses.clear()
+        self._due = False
+        self.log.event(
+            to, "rollback", f"from step {was.step} back to step {to}; the data goes on", from_step=float(was.step)
+        )
+
+    def _evaluate(self) -> dict[str, float]:
+        """The validation loss, which goes to the log; nothing where a host asked for an end before all was done."""
+        step = self.run_state.step
+        with self.meter.during("evaluate"):
+            result = self.trainer.validate(self.state, lambda: bool(self.stop))
+            if result is None:
+                self._stopping = True
+                return {}
+            self.valid_loss = result.loss
+            self.log.scalars(step, {"valid_loss": result.loss, "valid_perplexity": result.perplexity})
+            self.log.say(f"step {step}: valid_loss {result.loss:.4f}, valid_perplexity {result.perplexity:.2f}")
+            if self.trainer.samples and self.hosts.is_first:
+                self.log.text(step, "sample", self.trainer.sample(self.state, step))
+        return {"valid_loss": result.loss}
+
+    def _save(self, scores: dict[str, float] | None = None) -> None:
+        self._due = False
+        scores = dict(scores or {})
+        if self._losses:
+            scores["train_loss"] = sum(self._losses) / len(self._losses)
+            self._losses.clear()
+        with self.meter.during("save"):
+            whole = self.trainer.parallel.on_host(self.state)
+            if self.checkpoints:
+                self.checkpoints.save(whole, self.run_state, scores)

@@ -49,7 +49,7 @@ def test_the_numbers_are_those_of_the_run(tags_run, tmp_path: Path) -> None:
     assert provenance(tags_run.run, 1).data_hash in card
     config = yaml.safe_load(re.search(r"```yaml\n(.*?)```", card, re.DOTALL)[1])
     assert config["model"]["n_embd"] == 24
-    assert config["train"] == {"max_steps": 2, "batch_size": 8, "microbatches": 1}
+    assert config["train"] == {"max_steps": 2, "batch_size": 8, "microbatches": 1, "dropout": True}
 
 
 def test_what_is_not_known_is_not_said(tags_run, tmp_path: Path) -> None:

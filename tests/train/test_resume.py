@@ -5,15 +5,18 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import command, environment, metrics_of, run_command, run_config, run_python, write_pages
 
-from jaxgpt.train import checkpoint
-from jaxgpt.train.checkpoint import Checkpoints
+from jaxgpt.train import checkpoint, pmapped, validate
 from jaxgpt.train.loop import train
+from jaxgpt.train.saving import Checkpoints
 from jaxgpt.train.telemetry import Telemetry
+from jaxgpt.train.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 STEPS = 20
@@ -71,8 +74,8 @@ def test_a_signal_while_a_checkpoint_is_saved_loses_no_line(
     cfg = run_config(pages, tmp_path / "run", STEPS)
     save = Checkpoints.save
 
-    def and_signal(self: Checkpoints, state, run_state, valid_loss=None) -> None:
-        save(self, state, run_state, valid_loss)
+    def and_signal(self: Checkpoints, state, run_state, metrics) -> None:
+        save(self, state, run_state, metrics)
         if run_state.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -81,6 +84,84 @@ def test_a_signal_while_a_checkpoint_is_saved_loses_no_line(
         assert train(cfg).stopped_by == signal.SIGTERM
     train(cfg)
     assert metrics_of(tmp_path / "run") == undisturbed
+
+
+def test_a_signal_during_the_evaluation_leaves_it_to_the_next_run(
+    pages: Path, tmp_path: Path, undisturbed: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = run_config(pages, tmp_path / "run", STEPS)
+    batches, calls = validate.evaluation_batches, []
+
+    def signal_at_step_10(*args: Any) -> Iterator[dict]:
+        calls.append(args)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batches(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(validate, "evaluation_batches", signal_at_step_10)
+        outcome = train(cfg)
+    assert (outcome.step, outcome.stopped_by) == (10, signal.SIGTERM)
+    assert checkpoint.steps(tmp_path / "run")[-1] == 10
+    assert checkpoint.valid_loss(tmp_path / "run", 10) is None
+    assert [line["step"] for line in metrics_of(tmp_path / "run") if "valid_loss" in line] == [5]
+
+    def gone(*args: Any) -> Any:
+        raise RuntimeError("the machine is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", gone)
+        with pytest.raises(RuntimeError, match="gone"):
+            train(cfg)  # evaluates, and nothing more; the next one must not do so again
+    assert train(cfg).step == STEPS
+    assert metrics_of(tmp_path / "run") == undisturbed
+
+
+def test_a_signal_during_compilation_is_granted_after_the_first_step(
+    pages: Path, tmp_path: Path, undisturbed: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = run_config(pages, tmp_path / "run", STEPS)
+    traced = pmapped.gradients
+
+    def and_signal(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return traced(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pmapped, "gradients", and_signal)
+        outcome = train(cfg)
+    assert (outcome.step, outcome.stopped_by) == (1, signal.SIGTERM)
+    assert checkpoint.steps(tmp_path / "run") == [1]
+    train(cfg)
+    assert metrics_of(tmp_path / "run") == undisturbed
+
+
+def test_a_damaged_newest_checkpoint_costs_only_its_steps(
+    pages: Path,
+    tmp_path: Path,
+    undisturbed: list[dict],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    cfg = run_config(pages, run, STEPS)
+    with monkeypatch.context() as patch:
+        _stop_when_logged(patch, 10, signal.SIGTERM)
+        train(cfg)
+    *_, before, newest = checkpoint.steps(run)
+    assert newest > before
+    # The largest file holds parameters or what the optimizer knows of them.
+    file = max((run / "checkpoints" / str(newest)).rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    capsys.readouterr()
+    train(cfg)
+    said = capsys.readouterr().out
+    assert f"checkpoint {newest} is damaged: " in said
+    assert f"going on from step {before}" in said
+    assert (run / "damaged" / str(newest)).is_dir()
+    assert metrics_of(run) == undisturbed
 
 
 def test_a_stopped_run_is_saved_at_the_step_it_says(
@@ -125,11 +206,11 @@ def test_a_kill_right_after_a_checkpoint_loses_no_line(pages: Path, tmp_path: Pa
     command(cfg, tmp_path)  # writes given.yaml
     code = """
 import os, signal, sys
-from jaxgpt.train.checkpoint import Checkpoints
+from jaxgpt.train.saving import Checkpoints
 save = Checkpoints.save
 
-def and_die(self, state, run_state, valid_loss=None):
-    save(self, state, run_state, valid_loss)
+def and_die(self, state, run_state, metrics):
+    save(self, state, run_state, metrics)
     if run_state.step == 6:
         self.wait()
         os.kill(os.getpid(), signal.SIGKILL)
