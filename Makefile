@@ -16,11 +16,17 @@ help:  ## show these targets
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# Beside the environment and not in it: JAX would look for a TPU at every start.
+.venv/libtpu: .venv/installed requirements-plan.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ --upgrade $$(grep '^libtpu==' requirements-plan.txt)
+	touch $@
+
 demo: .venv/installed  ## real conversations to a chat bot, in minutes, on this machine
 	$(BIN)/jaxgpt demo
 
-test: .venv/installed  ## every test
-	$(BIN)/python -m pytest
+test: .venv/installed .venv/libtpu  ## every test
+	$(BIN)/python -m pytest -m "not tpu"
+	PYTHONPATH=.venv/libtpu $(BIN)/python -m pytest -m tpu
 
 lint: .venv/installed  ## format, style and types
 	$(BIN)/ruff format --check .

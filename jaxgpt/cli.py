@@ -8,6 +8,7 @@ from io import TextIOWrapper
 from jaxgpt.command import PROG, fail, run
 from jaxgpt.commands.looking import demo, inspect
 from jaxgpt.commands.models import export, import_, perplexity
+from jaxgpt.commands.planning import plan
 from jaxgpt.commands.talking import chat, generate
 from jaxgpt.commands.training import train
 from jaxgpt.interrupts import reliable_interrupts
@@ -43,6 +44,7 @@ def _help() -> str:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
+    "plan": plan,
     "perplexity": perplexity,
     "import": import_,
     "export": export,

@@ -50,7 +50,7 @@ def test_every_command_has_help(
     ("arguments", "expected"),
     [
         (["trian"], "did you mean train?"),
-        (["fly"], "the commands are train, perplexity"),
+        (["fly"], "the commands are train, plan, perplexity"),
         (["train", "--output", "x", "--model.n_embed", "3"], "no option model.n_embed; did you mean model.n_embd?"),
         (["train", "--output", "x", "--model.n_layer", "many"], '"model.n_layer"'),
         (["train", "--output", "x", "--model.n_layer", "-3"], "model.n_layer is -3; it must be above 0"),
