@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgpt.model.block import Block, Chunk, LayerCache
 from jaxgpt.model.dropout import site_keys
@@ -60,12 +61,15 @@ def is_stacked(blocks: Params) -> bool:
 
 def _stack(cfg: ModelConfig, blocks: Params) -> Params:
     return {
-        name: jax.tree.map(
-            lambda *leaves: jnp.stack(leaves), *(blocks[str(layer)][name] for layer in owners(cfg, part))
-        )
+        name: jax.tree.map(_stack_leaves, *(blocks[str(layer)][name] for layer in owners(cfg, part)))
         for part, names in PARTS.items()
         for name in names
     }
+
+
+def _stack_leaves(*leaves: Any) -> Any:
+    # What was read from a file stays on the host.
+    return (np if isinstance(leaves[0], np.ndarray) else jnp).stack(leaves)
 
 
 def _unstack(cfg: ModelConfig, blocks: Params) -> Params:
