@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from io import TextIOWrapper
 
+from jaxgpt.caches import keep_compiled
 from jaxgpt.command import PROG, fail, run
 from jaxgpt.commands.looking import demo, inspect
 from jaxgpt.commands.models import export, import_, perplexity
@@ -32,6 +33,7 @@ def main() -> None:
         near = difflib.get_close_matches(arguments[0], COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
         fail(f"{PROG} has no command {arguments[0]!r}; {hint}")
+    keep_compiled()
     with reliable_interrupts():
         run(lambda: command(arguments[1:]))
 

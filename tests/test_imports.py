@@ -9,6 +9,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 BELOW = (
+    "jaxgpt.caches",
     "jaxgpt.checks",
     "jaxgpt.config",
     "jaxgpt.model_config",

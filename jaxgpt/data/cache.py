@@ -2,12 +2,12 @@
 
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from jaxgpt.caches import cache_folder
 from jaxgpt.data.atomic import remove_partial, replacing
 from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, load_manifest
 from jaxgpt.data.records import crc32c_of_file
@@ -22,13 +22,6 @@ _BLOCK = 8 << 20  # bytes of one request
 def page_folder(path: str, splits: Sequence[str], cache: str | None = None) -> Path:
     """The folder of pages that `path` names; one in a bucket is copied into the cache first."""
     return local_pages(path, splits, cache_folder(cache)) if is_remote(path) else Path(path)
-
-
-def cache_folder(option: str | None) -> Path:
-    """What data.cache means: a folder; None is $XDG_CACHE_HOME/jaxgpt, or ~/.cache/jaxgpt without that variable."""
-    if option is not None:
-        return Path(option).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgpt"
 
 
 def local_pages(url: str, splits: Sequence[str], cache_dir: Path) -> Path:

@@ -4,6 +4,7 @@ checkpoints/STEP/params/, optimizer/   arrays
                  run/metadata          JSON: RunState, the time, and check-sums of the arrays on the devices
                  metrics/metrics       JSON: losses, by which the best ones are chosen
                  files.json            size and CRC-32C of all these files
+                 metrics/later         JSON: losses of a validation that came after, if there was one
 """
 
 import json
@@ -25,7 +26,7 @@ from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.arrays import read_arrays, write_arrays
 from jaxgpt.train.guard import new_guard
 from jaxgpt.train.health import check_sum
-from jaxgpt.train.retention import FOLDER, METADATA, METRICS, Saved, parse_saved
+from jaxgpt.train.retention import FOLDER, LATER, METADATA, METRICS, Saved, parse_saved
 from jaxgpt.train.seal import SEAL, DamagedError, check_seal, seal
 from jaxgpt.train.share import place
 from jaxgpt.train.step import TrainState
@@ -76,6 +77,11 @@ def write_checkpoint(folder: Path, items: dict[str, Any], content: dict[str, Any
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def add_metrics(run: Path, step: int, metrics: dict[str, float]) -> None:
+    """To what a checkpoint is kept by and chosen for; what was written with it stays as it is."""
+    write_text(run / FOLDER / str(step) / LATER, json.dumps(metrics))
+
+
 def steps(run: Path) -> list[int]:
     """Steps of the run's checkpoints that were finished, ascending."""
     found = (entry.parent.parent for entry in (run / FOLDER).glob(f"*/{METADATA}"))
@@ -115,10 +121,10 @@ def read_run_state(run: Path, step: int) -> RunState:
 def read_saved(run: Path, step: int) -> Saved:
     """What a checkpoint is kept by; DamagedError where its files can't be read."""
     folder = run / FOLDER / str(step)
-    metadata, metrics = folder / METADATA, folder / METRICS
+    metadata, scores = folder / METADATA, [folder / METRICS, folder / LATER]
     try:
-        scores = metrics.read_text(encoding="utf-8") if metrics.is_file() else None
-        return parse_saved(step, metadata.read_text(encoding="utf-8"), scores, metadata.stat().st_mtime)
+        texts = [path.read_text(encoding="utf-8") for path in scores if path.is_file()]
+        return parse_saved(step, metadata.read_text(encoding="utf-8"), texts, metadata.stat().st_mtime)
     except (OSError, ValueError, TypeError) as error:
         raise DamagedError(f"{folder} can't be read ({error})") from error
 

@@ -20,6 +20,7 @@ from jaxgpt.train.hosts import identity_of, join, leave
 from jaxgpt.train.initial import find_initial
 from jaxgpt.train.meter import Meter
 from jaxgpt.train.models import FoundModel
+from jaxgpt.train.remote_run import holds_checkpoint
 from jaxgpt.train.run import is_import, open_run
 from jaxgpt.train.saving import Checkpoints
 from jaxgpt.train.share import from_first, same_on_all
@@ -61,7 +62,7 @@ def train(cfg: Config) -> Outcome:
         stop = stack.enter_context(stop_on_signal())
         trainer = Trainer(cfg, hosts)
         same_on_all("the hash of data.path's manifest", trainer.data_hash)
-        is_new = from_first(lambda: _is_new(trainer.run))
+        is_new = from_first(lambda: _is_new(trainer.run, cfg.checkpoint.mirror))
         initial = find_initial(cfg, cfg.init_from, trainer.tokenizer) if cfg.init_from and is_new else None
         from_first(lambda: _prepare(trainer))
         checkpoints = _on_first(lambda: Checkpoints(trainer.run, cfg.checkpoint, tqdm.write), stack)
@@ -75,14 +76,14 @@ def train(cfg: Config) -> Outcome:
     return outcome
 
 
-def _is_new(run: Path) -> bool:
-    """Whether there is nothing to go on from; UserError where there never will be."""
+def _is_new(run: Path, mirror: str | None) -> bool:
+    """Whether there is nothing to go on from, here or in its mirror; UserError where there never will be."""
     if is_import(run):
         raise UserError(
             f"{run} is an imported model, which has no optimizer to go on with; start a new run from it: "
             f"--init_from {run} --output OTHER"
         )
-    return not steps(run)
+    return not steps(run) and not (mirror and holds_checkpoint(mirror))
 
 
 def _on_first(make: Callable[[], C], stack: ExitStack) -> C | None:
@@ -133,9 +134,11 @@ class _Loop:
 
     def run(self) -> Outcome:
         cfg = self.cfg
-        check_devices(self.trainer.parallel, self.state, self.log.say)
+        self._check()
         if self._evaluate_first:
-            self._evaluate()
+            scores = self._evaluate()
+            if scores and self.checkpoints:
+                self.checkpoints.add_metrics(self.run_state.step, scores)
         while self.run_state.step < cfg.train.max_steps and not self._stopping:
             if self._stretch():
                 self._go_back()
@@ -181,7 +184,7 @@ class _Loop:
                 if self._read(*done):
                     return True
                 if check:
-                    check_devices(trainer.parallel, self.state, self.log.say)
+                    self._check()
                 scores = self._evaluate() if evaluate else {}
                 # What a bad step leaves may be what made it bad, so that it is nothing to go back to: the save waits
                 # for a good one. At the end nobody goes back, and a last step must be saved to be the last.
@@ -229,6 +232,10 @@ class _Loop:
                 "lower optimizer.learning_rate"
             )
         return cfg.on_nan == "rollback" and self._bad_in_row >= cfg.guard.patience
+
+    def _check(self) -> None:
+        step = self.run_state.step
+        check_devices(self.trainer.parallel, self.state, lambda line: self.log.event(step, "slow_device", line))
 
     def _go_back(self) -> None:
         """To the last checkpoint, with the data order moved past the steps that were bad."""

@@ -147,4 +147,4 @@ class Mirror:
 
 def _saved(step: int, read: Callable[[str], str]) -> Saved:
     below = f"{FOLDER}/{step}"
-    return parse_saved(step, read(f"{below}/{METADATA}"), read(f"{below}/{METRICS}"), 0.0)
+    return parse_saved(step, read(f"{below}/{METADATA}"), [read(f"{below}/{METRICS}")], 0.0)

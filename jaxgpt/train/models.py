@@ -17,6 +17,7 @@ from jaxgpt.model.source import Source, check_vocabulary, open_source, source_to
 from jaxgpt.model.stack import Params, is_stacked
 from jaxgpt.model_config import ModelConfig
 from jaxgpt.train import checkpoint, run
+from jaxgpt.train.share import place
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,6 @@ def from_source(name: str, source: Source, tokenizer: Tokenizer | None) -> Found
 
     def read(like: Params) -> Params:
         cfg = replace(source.cfg, scan_layers=is_stacked(like["h"]))
-        return _placed(from_hf_tensors(source.tensors, cfg), like)
+        return place(from_hf_tensors(source.tensors, cfg), like)
 
     return FoundModel(name, source.cfg, tokenizer, dialogue_format, None, read, source.assumed, source)
-
-
-def _placed(tree: Params, like: Params) -> Params:
-    """Host arrays to where `like` says, one after the other and in place: two copies of all might not fit."""
-    for name, place in like.items():
-        tree[name] = (
-            _placed(tree[name], place) if isinstance(place, dict) else jax.device_put(tree[name], place.sharding)
-        )
-    return tree

@@ -30,6 +30,10 @@ def remote_steps(there: Files) -> dict[int, bool]:
     return {step: f"{FOLDER}/{step}/{SEAL}" in there for step in sorted(found)}
 
 
+def holds_checkpoint(url: str) -> bool:
+    return any(remote_steps(find_below(url.rstrip("/"))).values())
+
+
 def local_steps(run: Path) -> set[int]:
     """Steps of the run's sealed checkpoints."""
     return {int(path.parent.name) for path in (run / FOLDER).glob(f"*/{SEAL}") if path.parent.name.isdigit()}

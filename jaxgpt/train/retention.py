@@ -8,6 +8,7 @@ from jaxgpt.config import CheckpointConfig
 
 FOLDER = "checkpoints"  # of a run: one folder per step, named by its number
 METADATA, METRICS = "run/metadata", "metrics/metrics"  # of a checkpoint
+LATER = "metrics/later"  # what was found out after the checkpoint was sealed; not part of it
 
 
 class Saved(NamedTuple):
@@ -35,9 +36,10 @@ def to_keep(saved: list[Saved], cfg: CheckpointConfig) -> set[int]:
     return kept | {step for _, step in known[: cfg.keep_best]}
 
 
-def parse_saved(step: int, metadata: str, metrics: str | None, otherwise: float) -> Saved:
-    """A checkpoint's two JSON files; ValueError where they are none. otherwise: the time, where metadata has none."""
-    content, scores = json.loads(metadata), json.loads(metrics or "{}")
-    if not isinstance(content, dict) or not isinstance(scores, dict):
+def parse_saved(step: int, metadata: str, metrics: list[str], otherwise: float) -> Saved:
+    """A checkpoint's JSON files; ValueError where they are none. otherwise: the time, where metadata has none."""
+    content, scores = json.loads(metadata), [json.loads(text) for text in metrics]
+    if not all(isinstance(found, dict) for found in [content, *scores]):
         raise ValueError("no JSON object")
-    return Saved(step, float(content.get("saved_at", otherwise)), {name: float(x) for name, x in scores.items()})
+    known = {name: float(value) for found in scores for name, value in found.items()}
+    return Saved(step, float(content.get("saved_at", otherwise)), known)

@@ -17,6 +17,7 @@ from jaxgpt.train.arrays import host_copy, short
 from jaxgpt.train.checkpoint import (
     FOLDER,
     RunState,
+    add_metrics,
     items_of,
     read_run_state,
     read_saved,
@@ -72,6 +73,13 @@ class Checkpoints:
         check_sums = {name: check_sum(item) for name, item in items.items()}
         content = {**asdict(run_state), "saved_at": self._clock(), "check_sums": check_sums}
         self._writing = self._writer.submit(self._write, run_state.step, host_copy(items), content, metrics)
+
+    def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Of a checkpoint that is on the disk, by a validation that came after it."""
+        try:
+            add_metrics(self._run, step, metrics)
+        except OSError as error:
+            self._say(f"{self._folder / str(step)} does not know its {', '.join(metrics)} ({short(error)})")
 
     def wait(self) -> None:
         """Returns when what was asked for is on the disk, or could not be written."""

@@ -1,6 +1,7 @@
 """A sealed folder: a list of its files, written last, says what belongs to it, so that any damage can be named."""
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +26,15 @@ class Content(NamedTuple):
 
 
 def seal(folder: Path) -> None:
-    """Writes the list of all files that the folder holds."""
+    """Writes the list of all files that the folder holds, after they have reached the disk."""
+
+    def sealed(name: str) -> tuple[str, Content]:
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+        return name, content_of(folder / name)
+
     names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    found = dict(in_threads(lambda name: (name, content_of(folder / name)), names, _THREADS))
+    found = dict(in_threads(sealed, names, _THREADS))
     write_text(folder / SEAL, json.dumps({name: found[name]._asdict() for name in names}, indent=1))
 
 

@@ -258,3 +258,19 @@ def test_the_outcome_as_json_is_the_last_line(pages: Path, tmp_path: Path) -> No
     )
     assert again.returncode == 0, again.stderr
     assert "4 steps" in again.stdout
+
+
+@pytest.mark.slow
+def test_the_next_command_need_not_compile(pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    compiled = []
+    for name in ("first", "second"):
+        result = run_command(run_config(pages, tmp_path / name, 3), tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "cache" not in result.stderr
+        compiled.append({path.name for path in (tmp_path / "cache" / "jaxgpt" / "compiled").glob("*-cache")})
+    assert any("init_state" in name for name in compiled[0])
+    assert compiled[0] == compiled[1]
+    assert metrics_of(tmp_path / "first") == metrics_of(tmp_path / "second")

@@ -14,7 +14,7 @@ from jaxgpt.config import CheckpointConfig
 from jaxgpt.errors import UserError
 from jaxgpt.train import mirror, remote_run
 from jaxgpt.train.checkpoint import FOLDER, read_run_state, read_state, steps
-from jaxgpt.train.remote_run import fetch_if_gone
+from jaxgpt.train.remote_run import fetch_if_gone, holds_checkpoint
 from jaxgpt.train.saving import Checkpoints
 
 URL = f"gs://{BUCKET}/runs/mine"
@@ -197,6 +197,8 @@ def test_a_run_whose_folder_is_gone_is_fetched(bucket, run):
     shutil.rmtree(run)
     bucket.put(f"runs/mine/{FOLDER}/7/params/w/0", b"half of an upload")
     run.mkdir()
+    assert holds_checkpoint(URL)
+    assert not holds_checkpoint(f"{URL}/elsewhere")
     fetch_if_gone(run, URL, said.append)
     assert said == [f"{run}: fetched step 2 from {URL}"]
     assert files_of(run) == {name: content for name, content in before.items() if f"{FOLDER}/1/" not in name}

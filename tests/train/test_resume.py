@@ -113,6 +113,8 @@ def test_a_signal_during_the_evaluation_leaves_it_to_the_next_run(
         patch.setattr(Trainer, "step", gone)
         with pytest.raises(RuntimeError, match="gone"):
             train(cfg)  # evaluates, and nothing more; the next one must not do so again
+    evaluated = [line["valid_loss"] for line in metrics_of(tmp_path / "run") if "valid_loss" in line]
+    assert checkpoint.valid_loss(tmp_path / "run", 10) == evaluated[-1]
     assert train(cfg).step == STEPS
     assert metrics_of(tmp_path / "run") == undisturbed
 

@@ -63,8 +63,10 @@ def test_what_any_rule_wants_stays() -> None:
 
 def test_files_of_a_checkpoint() -> None:
     metadata = json.dumps({"step": 4, "saved_at": 12.5})
-    assert parse_saved(4, metadata, '{"valid_loss": 2}', 99.0) == Saved(4, 12.5, {"valid_loss": 2.0})
-    assert parse_saved(4, "{}", None, 99.0) == Saved(4, 99.0, {})
+    assert parse_saved(4, metadata, ['{"train_loss": 2, "valid_loss": 4}', '{"valid_loss": 3}'], 99.0) == Saved(
+        4, 12.5, {"train_loss": 2.0, "valid_loss": 3.0}
+    )
+    assert parse_saved(4, "{}", [], 99.0) == Saved(4, 99.0, {})
     for wrong in ("[]", "not JSON"):
         with pytest.raises(ValueError, match=r"JSON|Expecting"):
-            parse_saved(4, wrong, None, 0.0)
+            parse_saved(4, wrong, [], 0.0)
