@@ -25,7 +25,7 @@ demo: .venv/installed  ## real conversations to a chat bot, in minutes, on this 
 	$(BIN)/jaxgpt demo
 
 test: .venv/installed .venv/libtpu  ## every test
-	$(BIN)/python -m pytest -m "not tpu"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not tpu"
 	PYTHONPATH=.venv/libtpu $(BIN)/python -m pytest -m tpu
 
 lint: .venv/installed  ## format, style and types
@@ -39,6 +39,7 @@ bench: .venv/installed  ## our numbers beside the peer's
 	$(BIN)/python benchmarks/records.py
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/loop.py
 
 clean:  ## remove the environment and caches; runs/ and data/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info

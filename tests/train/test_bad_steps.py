@@ -8,14 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tiny import metrics_of, run_config, write_pages
+from tiny import VOCABULARY, metrics_of, run_config, write_pages
 
 from jaxgpt.config import CheckpointConfig, Config, GuardConfig, TrainConfig
 from jaxgpt.data.loader import Pages
-from jaxgpt.data.manifest import FILE
 from jaxgpt.errors import UserError
 from jaxgpt.model.gpt2 import init_params, logits
-from jaxgpt.model_config import ModelConfig
 from jaxgpt.train import checkpoint, guard, trainer
 from jaxgpt.train.loop import train
 from jaxgpt.train.pmapped import Pmapped
@@ -24,16 +22,11 @@ from jaxgpt.train.trainer import Trainer
 pytestmark = pytest.mark.slow
 STEPS = 12
 BATCH = 8
-VOCABULARY = 512  # ids from 300 on never occur
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Under a small vocabulary, which saves most of the time."""
-    folder = write_pages(tmp_path_factory.mktemp("pages"))
-    manifest = json.loads((folder / FILE).read_text())
-    (folder / FILE).write_text(json.dumps({**manifest, "vocab_size": VOCABULARY}))
-    return folder
+    return write_pages(tmp_path_factory.mktemp("pages"))
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +42,6 @@ def _config(pages: Path, run: Path, on_nan: str, steps: int = STEPS, **guarded: 
         run,
         steps,
         on_nan=on_nan,
-        model=ModelConfig(vocab_size=VOCABULARY, n_positions=32, n_embd=16, n_layer=1, n_head=2),
         train=TrainConfig(steps, BATCH, dropout=False),
         checkpoint=CheckpointConfig(every=3, keep_last=20),
         guard=GuardConfig(**{"patience": 2, **guarded}),
@@ -209,7 +201,7 @@ def test_rollback_gives_up_where_it_does_not_help(pages: Path, tmp_path: Path, m
 
 def test_a_spike_is_a_bad_step(pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def rare(batch: Arrays) -> None:
-        batch["targets"][:] = 500
+        batch["targets"][:] = VOCABULARY - 1
 
     monkeypatch.setattr(guard, "_KNOWN", 10)
     _spoil(monkeypatch, {22}, rare)

@@ -36,7 +36,7 @@ fresh_state = jax.jit(init_state, static_argnums=0)
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_pages(tmp_path_factory.mktemp("pages"))
+    return tiny.write_pages(tmp_path_factory.mktemp("pages"), tokenizer=load_tokenizer("gpt2"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import many_processes
 import pytest
 import yaml
 from many_processes import Finished, free_port
-from tiny import metrics_of, run_config, write_pages
+from tiny import VOCABULARY, metrics_of, run_config, write_pages
 
 from jaxgpt.config import Config, EvalConfig, ParallelConfig
 from jaxgpt.model_config import ModelConfig
@@ -21,7 +21,7 @@ from jaxgpt.train.loop import train
 
 pytestmark = pytest.mark.slow
 STEPS = 7
-MODEL = ModelConfig(n_positions=32, n_embd=16, n_layer=2, n_head=2)
+MODEL = ModelConfig(VOCABULARY, n_positions=32, n_embd=16, n_layer=2, n_head=2)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from small_tokenizer import trained
 
 from jaxgpt.config import (
     CheckpointConfig,
@@ -23,10 +24,11 @@ from jaxgpt.config import (
 )
 from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, Manifest, ShardInfo, SplitInfo
 from jaxgpt.data.records import PageFormat, ShardWriter
-from jaxgpt.data.tokenizer import load_tokenizer
+from jaxgpt.data.tokenizer import Tokenizer
 
 MODEL = ModelConfig(vocab_size=131, n_positions=23, n_embd=20, n_layer=1, n_head=5, n_inner=37, use_token_types=True)
 T = 19
+VOCABULARY = 307
 _REPEATED = ("step", "epoch", "tokens", "tokens_total", "loss", "kl", "grad_norm", "learning_rate")
 _REPEATED += ("valid_loss", "valid_perplexity")
 
@@ -63,16 +65,19 @@ def host_batch(seed: int, rows: int = 16) -> dict[str, np.ndarray]:
     }
 
 
-def write_pages(folder: Path, seed: int = 0, train_rows: int = 61, row_length: int = 32) -> Path:
-    """Stream pages of random text-like ids under GPT-2's tokenizer."""
-    tokenizer = load_tokenizer("gpt2")
+def write_pages(
+    folder: Path, seed: int = 0, train_rows: int = 61, row_length: int = 32, tokenizer: Tokenizer | None = None
+) -> Path:
+    """Stream pages of random ids. tokenizer: None is one of few ids, which makes small models fast."""
+    tokenizer = tokenizer or trained([Path(__file__).read_text()], vocab_size=VOCABULARY)
+    assert tokenizer.vocab_size >= VOCABULARY
     tokenizer.save(folder / TOKENIZER_FOLDER)
     page_format = PageFormat("stream", row_length, tokenizer.vocab_size)
     random = np.random.default_rng(seed)
     splits = {}
     for split, rows in (("train", train_rows), ("valid", 11)):
         # Few different ids, so that a small model has something to learn.
-        tokens = random.integers(0, 300, (rows, row_length))
+        tokens = random.integers(0, 40, (rows, row_length))
         file = f"pages-{split}.tfrecord-00000-of-00001"
         writer = ShardWriter(folder / file, page_format)
         writer.write({"tokens": tokens})
@@ -83,7 +88,7 @@ def write_pages(folder: Path, seed: int = 0, train_rows: int = 61, row_length: i
         kind="stream",
         row_length=row_length,
         vocab_size=tokenizer.vocab_size,
-        tokenizer="gpt2",
+        tokenizer=tokenizer.name,
         tokenizer_hash=tokenizer.hash,
         eos_token_id=tokenizer.eos_token_id,
         dialogue_format=None,
@@ -102,7 +107,7 @@ def run_config(pages: Path, output: Path, max_steps: int = 12, **changes: Any) -
         output=str(output),
         seed=7,
         data=DataConfig(path=str(pages)),
-        model=ModelConfig(n_positions=32, n_embd=16, n_layer=1, n_head=2),
+        model=ModelConfig(vocab_size=VOCABULARY, n_positions=32, n_embd=16, n_layer=1, n_head=2),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=3),
         train=TrainConfig(max_steps=max_steps, batch_size=8),
         eval=EvalConfig(every=5, batches=1, sample_tokens=0),
