@@ -33,8 +33,11 @@ def keep_compiled() -> None:
 
 
 def _make_room(folder: Path) -> None:
-    """Removes the files that were not read for longest, until they are few enough; JAX itself never does."""
-    found = [(path.stat(), path) for path in folder.iterdir()]
+    """Removes the files that were not read for longest, until they are few enough.
+
+    JAX would do it, but not after a process was killed while it wrote there.
+    """
+    found = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
     size = sum(stat.st_size for stat, _ in found)
     for stat, path in sorted(found, key=lambda entry: entry[0].st_atime):
         if size <= _MOST_BYTES:

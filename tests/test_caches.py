@@ -30,13 +30,14 @@ def test_where_it_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compiled_programs_that_were_not_read_for_longest_go_first(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = home / ".cache" / "jaxgpt" / "compiled"
     folder.mkdir(parents=True)
+    (folder / "jax_keeps_more_here").mkdir()
     for name, read in (("old", 3), ("oldest", 1), ("new", 9), ("older", 2)):
         (folder / name).write_bytes(bytes(10))
         os.utime(folder / name, (read, 0))
     monkeypatch.setattr(caches, "_MOST_BYTES", 25)
     keep_compiled()
     assert os.environ[VARIABLE] == str(folder)
-    assert {path.name for path in folder.iterdir()} == {"old", "new"}
+    assert {path.name for path in folder.iterdir()} == {"old", "new", "jax_keeps_more_here"}
 
 
 def test_a_folder_of_the_user_s_own_stays(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_an_import_is_a_run_that_the_other_commands_take(
         np.testing.assert_array_equal(ours[name], tensor, err_msg=name)
     assert yaml.safe_load((run / "config.yaml").read_text())["init_from"] == str(hf)
 
-    pages = write_pages(tmp_path / "pages")
+    pages = write_pages(tmp_path / "pages", tokenizer=load_tokenizer("gpt2"))
     with torch.inference_mode():
         nll = sum(
             float(

@@ -46,9 +46,10 @@ def _train(cfg: "Config") -> "Outcome":
     try:
         return train(cfg)
     except BaseException as error:
-        if not jax.distributed.is_initialized():
+        if not (jax.distributed.is_initialized() or isinstance(error, KeyboardInterrupt)):
             raise
-        # JAX would not let this process go, nor the others, before it has waited for all of them for minutes.
+        # JAX would not let this process go, nor the others, before it has waited for all of them for minutes. Python
+        # would wait for a checkpoint that is being written, and whoever insists on leaving does not want to.
         code = _report(error)
         sys.stdout.flush()
         sys.stderr.flush()

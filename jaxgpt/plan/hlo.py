@@ -36,10 +36,10 @@ def loop_factor(text: str) -> float | None:
         if found := _COMPUTATION.match(line):
             computation, numbers = found[2], {}
             entry = computation if found[1] else entry
-        elif found := _CYCLES.search(line):
-            cycles[computation] += int(found[1])
         elif found := _LOOP.search(line):
             loops[computation].append(_Loop(found[1], found[2]))
+        elif found := _CYCLES.search(line):
+            cycles[computation] += int(found[1])
         elif number := _NUMBER.search(line):
             name = _NAMED.match(line)
             assert name is not None

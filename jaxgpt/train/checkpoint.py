@@ -4,13 +4,16 @@ checkpoints/STEP/params/, optimizer/   arrays
                  run/metadata          JSON: RunState, the time, and check-sums of the arrays on the devices
                  metrics/metrics       JSON: losses, by which the best ones are chosen
                  files.json            size and CRC-32C of all these files
-                 metrics/later         JSON: losses of a validation that came after, if there was one
+and, only if there was something, after that and of no part in it:
+                 metrics/later         JSON: losses of a validation
+                 run/way_back          JSON: where the data goes on after bad steps led back to this checkpoint
 """
 
 import json
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +29,7 @@ from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.arrays import read_arrays, write_arrays
 from jaxgpt.train.guard import new_guard
 from jaxgpt.train.health import check_sum
-from jaxgpt.train.retention import FOLDER, LATER, METADATA, METRICS, Saved, parse_saved
+from jaxgpt.train.retention import FOLDER, LATER_METRICS, METADATA, METRICS, WAY_BACK, Saved, parse_saved
 from jaxgpt.train.seal import SEAL, DamagedError, check_seal, seal
 from jaxgpt.train.share import place
 from jaxgpt.train.step import TrainState
@@ -40,7 +43,8 @@ class RunState:
     """What belongs to a checkpoint beside arrays.
 
     position: rows of the shuffled data sequence that have been trained on; config: the run's configuration; data: hash
-    of the manifest; dialogue_format: None for documents; wandb_id: of the run at Weights & Biases.
+    of the manifest; dialogue_format: None for documents; wandb_id: of the run at Weights & Biases; rollbacks: how often
+    in a row bad steps led back to this step.
     """
 
     step: int
@@ -49,6 +53,10 @@ class RunState:
     data: str
     dialogue_format: str | None
     wandb_id: str | None = None
+    rollbacks: int = 0
+
+
+_WAY_BACK = ("position", "rollbacks")
 
 
 def items_of(state: TrainState) -> dict[str, Any]:
@@ -79,7 +87,14 @@ def write_checkpoint(folder: Path, items: dict[str, Any], content: dict[str, Any
 
 def add_metrics(run: Path, step: int, metrics: dict[str, float]) -> None:
     """To what a checkpoint is kept by and chosen for; what was written with it stays as it is."""
-    write_text(run / FOLDER / str(step) / LATER, json.dumps(metrics))
+    write_text(run / FOLDER / str(step) / LATER_METRICS, json.dumps(metrics))
+
+
+def add_way_back(run: Path, run_state: RunState) -> None:
+    """To the checkpoint of run_state.step, where there is one: its position and rollbacks."""
+    folder = run / FOLDER / str(run_state.step)
+    if folder.is_dir():
+        write_text(folder / WAY_BACK, json.dumps({name: getattr(run_state, name) for name in _WAY_BACK}))
 
 
 def steps(run: Path) -> list[int]:
@@ -114,14 +129,21 @@ def _whole_content(folder: Path, *below: str) -> dict[str, Any]:
 
 
 def read_run_state(run: Path, step: int) -> RunState:
-    content = _content(run / FOLDER / str(step))
+    folder = run / FOLDER / str(step)
+    content = _content(folder)
+    if (folder / WAY_BACK).is_file():
+        try:
+            later = json.loads((folder / WAY_BACK).read_text(encoding="utf-8"))
+            content |= {name: int(later[name]) for name in _WAY_BACK}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{folder / WAY_BACK} can't be read ({error})") from error
     return RunState(**{name: content[name] for name in RunState.__dataclass_fields__ if name in content})
 
 
 def read_saved(run: Path, step: int) -> Saved:
     """What a checkpoint is kept by; DamagedError where its files can't be read."""
     folder = run / FOLDER / str(step)
-    metadata, scores = folder / METADATA, [folder / METRICS, folder / LATER]
+    metadata, scores = folder / METADATA, [folder / METRICS, folder / LATER_METRICS]
     try:
         texts = [path.read_text(encoding="utf-8") for path in scores if path.is_file()]
         return parse_saved(step, metadata.read_text(encoding="utf-8"), texts, metadata.stat().st_mtime)
@@ -144,7 +166,12 @@ def best_step(run: Path) -> int:
     done = steps(run)
     if not done:
         raise UserError(f"{run} has no checkpoint yet; train it first with `jaxgpt train --output {run}`")
-    losses = {step: loss for step in done if (loss := valid_loss(run, step)) is not None and not math.isnan(loss)}
+    losses = {}
+    for step in done:
+        with suppress(DamagedError):  # the others are as good as before
+            loss = valid_loss(run, step)
+            if loss is not None and not math.isnan(loss):
+                losses[step] = loss
     return min(losses, key=losses.__getitem__) if losses else done[-1]
 
 

@@ -14,6 +14,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.train.step_file import StepFile
 
 _BEGINS = rb"^\d+,(\d+),"
+TRAIN_LOG, EVAL_LOG = "train_log.txt", "eval_log.txt"
 _TRAIN = "epoch,global_step,step,mean_loss,mean_ppl,n_token_real,n_token_total,epoch_time\n"
 _EVAL = "epoch,global_step,step,eval_loss,eval_ppl\n"
 
@@ -37,8 +38,8 @@ class DialoGPTLogs:
     """
 
     def __init__(self, run: Path, start_step: int, microbatches: int, clock: Callable[[], float] = time.monotonic):
-        self._train = StepFile(run / "train_log.txt", _BEGINS, start_step, _TRAIN)
-        self._eval = StepFile(run / "eval_log.txt", _BEGINS, start_step, _EVAL)
+        self._train = StepFile(run / TRAIN_LOG, _BEGINS, start_step, _TRAIN)
+        self._eval = StepFile(run / EVAL_LOG, _BEGINS, start_step, _EVAL)
         self._microbatches, self._clock = microbatches, clock
         self._go_on(start_step)
 

@@ -52,6 +52,7 @@ class _Place:
 def identity_of(config: dict[str, Any]) -> dict[str, Any]:
     """What must be the same on all hosts: code, versions and configuration. config: the run's, resolved."""
     parallel = {name: value for name, value in config["parallel"].items() if name not in _MAY_DIFFER}
+    data = {name: value for name, value in config["data"].items() if name != "cache"}
     try:
         version = metadata.version("jaxgpt")
     except metadata.PackageNotFoundError:
@@ -60,7 +61,7 @@ def identity_of(config: dict[str, Any]) -> dict[str, Any]:
         "jaxgpt": version,
         "code": _hash_of_code(Path(__file__).parents[1]),
         "jax": jax.__version__,
-        "config": {**config, "parallel": parallel},
+        "config": {**config, "parallel": parallel, "data": data},
     }
 
 
@@ -89,6 +90,8 @@ def join(cfg: ParallelConfig, identity: dict[str, Any], say: Callable[[str], Non
     own = Host(hosts.index, hosts.count, socket.gethostname(), identity)
     meet = roll_call.call if hosts.is_first else roll_call.answer
     meet(own, place.coordinator, cfg.wait, say)
+    # Its handler of SIGTERM would take the signal from ours, whose wish travels with the steps; see signals.py.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             place.coordinator,

@@ -13,6 +13,8 @@ from jaxgpt.train.step_file import StepFile
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
+SAMPLES = "samples.txt"
+FOLDER = "tensorboard"
 
 
 class Logger(Protocol):
@@ -34,7 +36,7 @@ class JsonLines:
 
     def __init__(self, run: Path, start_step: int):
         self._metrics = StepFile(run / METRICS, rb'^\{"step": (\d+)', start_step)
-        self._samples = StepFile(run / "samples.txt", rb"^--- step (\d+) ", start_step)
+        self._samples = StepFile(run / SAMPLES, rb"^--- step (\d+) ", start_step)
         self._events = StepFile(run / EVENTS, rb'^\{"step": (\d+)', sys.maxsize)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -69,7 +71,7 @@ class TensorBoard:
                 "log.tensorboard is true but tensorboard is not installed; pip install tensorboard, or set it to false"
             ) from None
         self._event, self._summary = event_pb2, summary_pb2
-        folder = run / "tensorboard"
+        folder = run / FOLDER
         folder.mkdir(exist_ok=True)
         self._file = (folder / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}").open("wb")
         self._writer = RecordWriter(self._file)

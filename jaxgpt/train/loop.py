@@ -16,14 +16,14 @@ from jaxgpt.errors import UserError
 from jaxgpt.train.checkpoint import RunState, steps
 from jaxgpt.train.flops import peak_flops, train_flops_per_token
 from jaxgpt.train.health import check_devices
-from jaxgpt.train.hosts import identity_of, join, leave
+from jaxgpt.train.hosts import Hosts, identity_of, join, leave
 from jaxgpt.train.initial import find_initial
 from jaxgpt.train.meter import Meter
 from jaxgpt.train.models import FoundModel
 from jaxgpt.train.remote_run import holds_checkpoint
-from jaxgpt.train.run import is_import, open_run
+from jaxgpt.train.run import claimed, is_import, open_run
 from jaxgpt.train.saving import Checkpoints
-from jaxgpt.train.share import from_first, same_on_all
+from jaxgpt.train.share import from_first, on_all, same_on_all
 from jaxgpt.train.signals import StopRequest, stop_on_signal
 from jaxgpt.train.start import Start, start
 from jaxgpt.train.step import STOPS, Batch, Metrics, TrainState
@@ -58,22 +58,27 @@ def train(cfg: Config) -> Outcome:
     devices and hosts do not fit each other.
     """
     hosts = join(cfg.parallel, identity_of(asdict(cfg)), print)
+    with stop_on_signal() as stop:
+        outcome = _train(cfg, hosts, stop)
+        if hosts.count > 1:
+            leave()  # only after a good end: it waits for the others, maybe for the first one's last checkpoint
+    return outcome
+
+
+def _train(cfg: Config, hosts: Hosts, stop: StopRequest) -> Outcome:
     with ExitStack() as stack:
-        stop = stack.enter_context(stop_on_signal())
-        trainer = Trainer(cfg, hosts)
+        trainer = on_all(lambda: Trainer(cfg, hosts))
         same_on_all("the hash of data.path's manifest", trainer.data_hash)
         is_new = from_first(lambda: _is_new(trainer.run, cfg.checkpoint.mirror))
-        initial = find_initial(cfg, cfg.init_from, trainer.tokenizer) if cfg.init_from and is_new else None
+        initial = on_all(lambda: _find_initial(trainer)) if is_new else None
+        _on_first(lambda: claimed(trainer.run), stack)
         from_first(lambda: _prepare(trainer))
         checkpoints = _on_first(lambda: Checkpoints(trainer.run, cfg.checkpoint, tqdm.write), stack)
         began = start(trainer, checkpoints, initial)
         logs_from, wandb_id = began.run_state.step, began.run_state.wandb_id
         log = _on_first(lambda: Telemetry(cfg, asdict(cfg), logs_from, wandb_id), stack) or silent()
         log.say(began.said)
-        outcome = _Loop(trainer, began, checkpoints, initial, log, stop).run()
-    if hosts.count > 1:
-        leave()  # only after a good end: it waits for the others
-    return outcome
+        return _Loop(trainer, began, checkpoints, initial, log, stop).run()
 
 
 def _is_new(run: Path, mirror: str | None) -> bool:
@@ -84,6 +89,11 @@ def _is_new(run: Path, mirror: str | None) -> bool:
             f"--init_from {run} --output OTHER"
         )
     return not steps(run) and not (mirror and holds_checkpoint(mirror))
+
+
+def _find_initial(trainer: Trainer) -> FoundModel | None:
+    cfg = trainer.cfg
+    return find_initial(cfg, cfg.init_from, trainer.tokenizer) if cfg.init_from else None
 
 
 def _on_first(make: Callable[[], C], stack: ExitStack) -> C | None:
@@ -127,7 +137,10 @@ class _Loop:
         self._stopping = False
         self._bad_in_row = 0
         self._due = False  # a checkpoint, as soon as a step is good
-        self._rollbacks = (-1, 0)  # the step gone back to, and how often in a row
+        self._rollbacks = (
+            self.run_state.step,
+            self.run_state.rollbacks,
+        )  # the step gone back to, and how often in a row
         self._losses: list[float] = []  # since the last checkpoint
         self.train_loss: float | None = None
         self.valid_loss: float | None = None
@@ -166,10 +179,9 @@ class _Loop:
                 if self.stop and self.hosts.count == 1:
                     self._stopping = True
                     break
-                with self.meter.during("data"):
-                    batch, position = self._next(batches, pending)
+                batch, position = self._next(batches, pending)
                 self.state, metrics = trainer.step(self.state, batch, bool(self.stop))
-                self.run_state = replace(self.run_state, step=self.run_state.step + 1, position=position)
+                self.run_state = replace(self.run_state, step=self.run_state.step + 1, position=position, rollbacks=0)
                 if pending and self._read(*pending):
                     return True
                 pending = (self.run_state, metrics)
@@ -196,7 +208,8 @@ class _Loop:
         self, batches: Iterator[tuple[Batch, int]], pending: tuple[RunState, Metrics] | None
     ) -> tuple[Batch, int]:
         try:
-            return next(batches)
+            with self.meter.during("data"):
+                return next(batches)
         except (UserError, OSError):
             # The steps before the page that can't be read are good. Several hosts would have to agree on it.
             if self.hosts.count == 1 and not (pending and self._read(*pending)):
@@ -218,6 +231,8 @@ class _Loop:
             total, epoch = self._tokens_per_step, self.trainer.epoch(at.position)
             values |= {"epoch": epoch, "tokens_total": total, **self.meter.values()}
             self.log.scalars(at.step, values)
+        if not values["tokens"]:  # it says nothing of the model
+            return False
         if not self._bad_in_row:
             self.train_loss = values["loss"]
             self._losses.append(values["loss"])
@@ -255,7 +270,9 @@ class _Loop:
         # The steps there were bad before others were, which are over.
         guard = began.state.guard
         self.state = began.state._replace(guard=guard._replace(bad_in_row=guard.bad_in_row * 0))
-        self.run_state = replace(was, step=to)
+        self.run_state = replace(was, step=to, rollbacks=self._rollbacks[1])
+        if self.checkpoints:
+            self.checkpoints.add_way_back(self.run_state)
         self._losses.clear()
         self._due = False
         self.log.event(

@@ -8,6 +8,7 @@ from queue import SimpleQueue
 
 from jaxgpt.config import RUN_FILE, CheckpointConfig
 from jaxgpt.data.manifest import TOKENIZER_FOLDER
+from jaxgpt.train import dialogpt_logs, loggers
 from jaxgpt.train.arrays import short
 from jaxgpt.train.remote_run import (
     IDENTITY,
@@ -20,12 +21,16 @@ from jaxgpt.train.remote_run import (
     send_files,
     send_step,
 )
-from jaxgpt.train.retention import FOLDER, METADATA, METRICS, Saved, parse_saved, to_keep
+from jaxgpt.train.retention import FOLDER, LATER_METRICS, METADATA, METRICS, WAY_BACK, Saved, parse_saved, to_keep
 from jaxgpt.train.seal import Content, DamagedError, content_of
 
 _PAUSE_S = 5.0  # after the first failure; twice as long after each further one
 _LONGEST_PAUSE_S = 300.0
 _PATIENCE_S = 600.0  # at the end of a run
+_LOGS = (
+    *(loggers.METRICS, loggers.EVENTS, loggers.SAMPLES, loggers.FOLDER),
+    *(dialogpt_logs.TRAIN_LOG, dialogpt_logs.EVAL_LOG),
+)
 
 
 class Mirror:
@@ -100,6 +105,9 @@ class Mirror:
         send_files(self._run, self._url, self._contents(RUN_FILE, TOKENIZER_FOLDER), there)
         for step in sorted(local_steps(self._run) - self._copied, reverse=True):
             self._send(step, there)
+        later = [f"{FOLDER}/{step}/{name}" for step in local_steps(self._run) for name in (LATER_METRICS, WAY_BACK)]
+        with suppress(FileNotFoundError):  # retention was faster
+            send_files(self._run, self._url, self._contents(*later), there)
         if not self._tidy:
             self._gone |= self._left_over(there)
             self._tidy = True
@@ -107,9 +115,7 @@ class Mirror:
             remove_step(self._url, step)
             self._gone.discard(step)
         if closing:
-            kept_out = (FOLDER, "damaged")
-            logs = [path.name for path in self._run.iterdir() if path.name not in kept_out]
-            send_files(self._run, self._url, self._contents(*logs), there)
+            send_files(self._run, self._url, self._contents(*_LOGS), there)
 
     def _send(self, step: int, there: Files) -> None:
         folder = self._run / FOLDER / str(step)
@@ -122,8 +128,8 @@ class Mirror:
         self._copied.add(step)
 
     def _contents(self, *names: str) -> dict[str, Content]:
-        """Of files and of all files in folders of the run, hidden ones left out."""
-        paths = [self._run / name for name in names]
+        """Of files and of all files in folders of the run, as far as there are any; hidden ones are left out."""
+        paths = [self._run / name for name in names if (self._run / name).exists()]
         files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
         found = {file.relative_to(self._run): file for file in sorted(files)}
         hidden = [name for name in found if any(part.startswith(".") for part in name.parts)]
@@ -137,14 +143,23 @@ class Mirror:
         def read_here(name: str) -> str:
             return (self._run / name).read_text(encoding="utf-8")
 
-        saved = [_saved(step, lambda name: read_text(self._url, name)) for step in old]
-        for step in here:
-            with suppress(FileNotFoundError):  # retention was faster
-                saved.append(_saved(step, read_here))
+        def read_there(name: str) -> str:
+            if name not in there:
+                raise FileNotFoundError(name)
+            return read_text(self._url, name)
+
+        saved = []
+        for step in old | here:
+            # Retention was faster, or what is there can't be read: it stays until somebody has looked at it.
+            with suppress(FileNotFoundError, ValueError, TypeError):
+                saved.append(_saved(step, read_here if step in here else read_there))
         halves = {step for step, is_whole in found.items() if not is_whole} - here
-        return halves | old - to_keep(saved, self._cfg)
+        return halves | (old & {entry.step for entry in saved}) - to_keep(saved, self._cfg)
 
 
 def _saved(step: int, read: Callable[[str], str]) -> Saved:
     below = f"{FOLDER}/{step}"
-    return parse_saved(step, read(f"{below}/{METADATA}"), [read(f"{below}/{METRICS}")], 0.0)
+    scores = [read(f"{below}/{METRICS}")]
+    with suppress(FileNotFoundError):
+        scores.append(read(f"{below}/{LATER_METRICS}"))
+    return parse_saved(step, read(f"{below}/{METADATA}"), scores, 0.0)

@@ -25,7 +25,8 @@ class Pmapped:
     """All devices as one mapped axis."""
 
     def __init__(self, devices: list[jax.Device] | None = None):
-        self.devices = devices or jax.devices()
+        # Each host's devices must be neighbours, of which jax.devices() makes no promise.
+        self.devices = sorted(devices or jax.devices(), key=lambda device: device.process_index)
         own = [device for device in self.devices if device.process_index == jax.process_index()]
         mesh = Mesh(np.array(own), (AXIS,))
         self.n_own = len(own)

@@ -14,7 +14,7 @@ from jaxgpt.data.cache import fetch
 from jaxgpt.data.storage import Remote, UnreachableError, find_below, in_threads, open_binary, send
 from jaxgpt.errors import UserError
 from jaxgpt.train.arrays import short
-from jaxgpt.train.retention import FOLDER
+from jaxgpt.train.retention import FOLDER, LATER_METRICS, WAY_BACK
 from jaxgpt.train.seal import SEAL, Content, DamagedError, content_of, parse_seal, sealed_files
 
 IDENTITY = "run_id"  # of a run: a random number, so that no other run's mirror is written to
@@ -149,5 +149,6 @@ def _fetch_step(run: Path, url: str, step: int, there: Files) -> None:
         raise UserError(f"{run} has {free / 1e9:.1f} GB free, {url}/{below} needs {needed / 1e9:.1f} GB; make room")
     partial = run / FOLDER / f".{step}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    list(in_threads(lambda name: fetch(there[f"{below}/{name}"], partial / name), [*files, SEAL], _THREADS))
+    later = [name for name in (LATER_METRICS, WAY_BACK) if f"{below}/{name}" in there]
+    list(in_threads(lambda name: fetch(there[f"{below}/{name}"], partial / name), [*files, SEAL, *later], _THREADS))
     partial.rename(run / below)

@@ -8,7 +8,9 @@ from jaxgpt.config import CheckpointConfig
 
 FOLDER = "checkpoints"  # of a run: one folder per step, named by its number
 METADATA, METRICS = "run/metadata", "metrics/metrics"  # of a checkpoint
-LATER = "metrics/later"  # what was found out after the checkpoint was sealed; not part of it
+# What was found out after a checkpoint was sealed, and is no part of it: metrics of a later validation, and where the
+# data goes on after a way back to it.
+LATER_METRICS, WAY_BACK = "metrics/later", "run/way_back"
 
 
 class Saved(NamedTuple):

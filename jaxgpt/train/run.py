@@ -1,6 +1,9 @@
 """A run is a folder; this decides whether one is new, goes on, or is not ours to touch."""
 
-from collections.abc import Callable
+import errno
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -36,22 +39,43 @@ SHAPE = (
     "use_token_types",
     "use_role_table",
 )
+_LOCK = ".lock"
 _ALWAYS = {"output", "data", "model"}  # sections of every config.yaml
 
 
+@contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """The run's folder, made if need be, for this process alone: two would remove and cut each other's files.
+
+    UserError where another process has it, or where it holds something that is no run.
+    """
+    if not is_run(run) and run.exists() and (not run.is_dir() or any(path.name != _LOCK for path in run.iterdir())):
+        raise UserError(f"output {run} already holds something that is no run; give a new folder")
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process of this machine or file system trains {run}; wait for it, stop it, or give another "
+                "output folder"
+            ) from None
+        except OSError as error:  # a file system without locks
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        yield
+
+
 def open_run(cfg: Config, data_hash: str, say: Callable[[str], None] = print) -> RunState | None:
-    """Prepares the run's folder; the newest checkpoint's state where there is one to go on from.
+    """Prepares the run's folder, which is `claimed`; the newest checkpoint's state where there is one to go on from.
 
     A run whose checkpoints are gone gets the newest one of checkpoint.mirror. Files of arrays are not read here.
     """
     run = Path(cfg.output)
-    if not is_run(run) and run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UserError(f"output {run} already holds something that is no run; give a new folder")
     # Where the hosts of this call are is no part of the run: it may go on alone.
     alone = replace(cfg.parallel, coordinator=None, num_processes=None, process_id=None)
     settings = yaml.safe_dump(asdict(replace(cfg, parallel=alone)), sort_keys=False)
     if not is_run(run):  # before anything else is in the folder, so that a fetch that fails leaves a run
-        run.mkdir(parents=True, exist_ok=True)
         write_text(run / RUN_FILE, settings)
     if cfg.checkpoint.mirror:
         fetch_if_gone(run, cfg.checkpoint.mirror.rstrip("/"), say)

@@ -18,6 +18,7 @@ from jaxgpt.train.checkpoint import (
     FOLDER,
     RunState,
     add_metrics,
+    add_way_back,
     items_of,
     read_run_state,
     read_saved,
@@ -81,6 +82,16 @@ class Checkpoints:
         except OSError as error:
             self._say(f"{self._folder / str(step)} does not know its {', '.join(metrics)} ({short(error)})")
 
+    def add_way_back(self, run_state: RunState) -> None:
+        """That the run came back to a checkpoint and goes on with later data, if the checkpoint is there to hold it.
+
+        A process that dies before the next checkpoint would else lead the next one into the same bad steps.
+        """
+        try:
+            add_way_back(self._run, run_state)
+        except OSError as error:
+            self._say(f"{self._folder / str(run_state.step)} does not know where its data goes on ({short(error)})")
+
     def wait(self) -> None:
         """Returns when what was asked for is on the disk, or could not be written."""
         if self._writing:
@@ -118,7 +129,7 @@ class Checkpoints:
             listed = "; ".join(f"{step}: {error}" for step, error in damaged.items())
             raise UserError(
                 f"all checkpoints in {self._folder} are damaged: {listed}; nothing was changed: put back a good copy, "
-                "or give a new output folder"
+                "from checkpoint.mirror if there is one, or give a new output folder"
             )
         return None
 
@@ -156,9 +167,14 @@ class Checkpoints:
                 continue  # it stays until somebody has looked at it
         removed = {entry.step for entry in saved} - to_keep(saved, self._cfg)
         for step in removed:
-            # First its name, so that no half of a checkpoint is ever taken for one.
-            gone = (self._folder / str(step)).rename(self._folder / f".{step}.removed")
-            shutil.rmtree(gone, ignore_errors=True)
+            gone = self._folder / f".{step}.removed"
+            try:
+                shutil.rmtree(gone, ignore_errors=True)
+                # First its name, so that no half of a checkpoint is ever taken for one.
+                (self._folder / str(step)).rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+            except OSError as error:
+                self._say(f"checkpoint {step} of {self._run} should go and can't be removed ({short(error)})")
         return removed
 
     def __enter__(self) -> "Checkpoints":
@@ -167,10 +183,15 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.wait()
-        self._writer.shutdown()
-        if self._mirror:
-            self._mirror.close()
+        if kind is KeyboardInterrupt:  # whoever insists on leaving waits for nothing
+            self._writer.shutdown(wait=False, cancel_futures=True)
+            return
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            if self._mirror:
+                self._mirror.close()
         if self._failed and error is None:
             raise UserError(
                 f"{self._run}: {self._failed}; {self._newest()}: make room or repair the folder, and the same command "

@@ -27,8 +27,7 @@ def from_first(make: Callable[[], T]) -> T:
             message = {"made": make()}
         except Exception as error:  # the others wait for an answer, whatever went wrong
             failure = error
-            own = isinstance(error, UserError)
-            message = {"error": str(error) if own else f"the first process failed with {error!r}; see its output"}
+            message = {"error": str(error) if isinstance(error, UserError) else f"host 0: {_in_words(error)}"}
     answer = json.loads(_text_from_first(json.dumps(message)))
     if failure:
         raise failure
@@ -38,6 +37,31 @@ def from_first(make: Callable[[], T]) -> T:
     return made
 
 
+def on_all(make: Callable[[], T]) -> T:
+    """What `make` gives on this process. Where it fails on any of them, all raise: the others a UserError.
+
+    make: has no part that all processes enter together.
+    """
+    if jax.process_count() == 1:
+        return make()
+    made, failure = None, None
+    try:
+        made = make()
+    except Exception as error:  # the others wait
+        failure = error
+    problem = "" if failure is None else _in_words(failure)
+    told = [f"host {host}: {text}" for host, text in enumerate(_texts_of_all(problem)) if text]
+    if failure:
+        raise failure
+    if told:
+        raise UserError("; ".join(told))
+    return made  # type: ignore[return-value]  # it did not fail
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"failed with {error!r}; see its output"
+
+
 def _text_from_first(text: str) -> str:
     """`text` of the first process; that of the others does not matter."""
     content = np.frombuffer(text.encode(), np.uint8)
@@ -45,6 +69,16 @@ def _text_from_first(text: str) -> str:
     room = np.zeros(_rounded(size), np.uint8)
     room[: min(size, content.size)] = content[:size]
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(room))[:size]).decode()
+
+
+def _texts_of_all(text: str) -> list[str]:
+    """Each process's text, by its number."""
+    content = np.frombuffer(text.encode(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.int32(content.size)))
+    room = np.zeros(_rounded(int(sizes.max())), np.uint8)
+    room[: content.size] = content
+    rows = np.asarray(multihost_utils.process_allgather(room))
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def _rounded(size: int) -> int:
@@ -101,14 +135,9 @@ def same_on_all(what: str, value: str) -> None:
     """UserError, the same on all processes, that says who has which value, unless all have the same."""
     if jax.process_count() == 1:
         return
-    content = np.frombuffer(value.encode(), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.int32(content.size)))
-    room = np.zeros(_rounded(int(sizes.max())), np.uint8)
-    room[: content.size] = content
-    rows = np.asarray(multihost_utils.process_allgather(room))
     hosts: dict[str, list[str]] = {}
-    for host, (row, size) in enumerate(zip(rows, sizes, strict=True)):
-        hosts.setdefault(bytes(row[:size]).decode(), []).append(str(host))
+    for host, found in enumerate(_texts_of_all(value)):
+        hosts.setdefault(found, []).append(str(host))
     if len(hosts) > 1:
         listed = "; ".join(f"{found} on host {', '.join(numbers)}" for found, numbers in hosts.items())
         raise UserError(f"{what} differs between the hosts: {listed}; make it the same and start all of them again")

@@ -98,7 +98,10 @@ class Telemetry:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        self._to_all(lambda logger: logger.close())
+        if (
+            kind is not KeyboardInterrupt
+        ):  # whoever insists on leaving waits for nothing; what was written is in the files
+            self._to_all(lambda logger: logger.close())
 
 
 class _Silent:

@@ -17,7 +17,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.train.pmapped import Pmapped
 from jaxgpt.train.saving import Checkpoints, newest_on_all
 from jaxgpt.train.sharded import Sharded
-from jaxgpt.train.share import arrays_from_first, from_first, same_on_all
+from jaxgpt.train.share import arrays_from_first, from_first, on_all, same_on_all
 
 LONG = "ä" * 5000
 
@@ -106,6 +106,8 @@ def main() -> None:
         "made": from_first(lambda: {"index": index, "long": LONG, "none": None}),
         "user_error": error_of(lambda: from_first(lambda: fail(UserError(f"host {index} found nothing")))),
         "other_error": error_of(lambda: from_first(lambda: fail(KeyError("x")))),
+        "all": on_all(lambda: index),
+        "error_on_1": error_of(lambda: on_all(lambda: fail(UserError("no pages")) if index == 1 else None)),
         "same": error_of(lambda: same_on_all("the manifest", "abc")),
         "different": error_of(lambda: same_on_all("the manifest", "" if index == 1 else "abc")),
         "own": is_sent(own, PartitionSpec()),

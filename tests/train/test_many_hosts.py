@@ -122,6 +122,30 @@ def test_one_hosts_signal_stops_all_of_them_at_the_same_step(pages: Path, alone:
     _assert_same_curve(tmp_path / "run", alone)
 
 
+NO_PAGES = """
+import sys
+from jaxgpt import cli
+from jaxgpt.errors import UserError
+from jaxgpt.train import loop
+def broken(*args):
+    raise UserError("the pages are not here")
+loop.Trainer = broken
+sys.argv = ["jaxgpt", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def test_a_mistake_on_another_host_ends_all_at_once(pages: Path, tmp_path: Path) -> None:
+    first, second = _commands(_config(pages, tmp_path / "run"), tmp_path, 2)
+    begun = time.monotonic()
+    finished = many_processes.run_all([first, many_processes.python(NO_PAGES, *second[3:])])
+    assert time.monotonic() - begun < 60
+    assert [one.exit_code for one in finished] == [2, 2]
+    assert "error: host 1: the pages are not here" in finished[0].error
+    assert "error: the pages are not here" in finished[1].error
+    assert not (tmp_path / "run").exists()
+
+
 def test_hosts_of_another_configuration_are_refused_and_nobody_waits(pages: Path, tmp_path: Path) -> None:
     cfg = _config(pages, tmp_path / "run")
     commands = _commands(cfg, tmp_path, 2)

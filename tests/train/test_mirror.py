@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from small_states import run_state, small, small_shapes
 from jaxgpt.config import CheckpointConfig
 from jaxgpt.errors import UserError
 from jaxgpt.train import mirror, remote_run
-from jaxgpt.train.checkpoint import FOLDER, read_run_state, read_state, steps
+from jaxgpt.train.checkpoint import FOLDER, read_run_state, read_saved, read_state, steps
 from jaxgpt.train.remote_run import fetch_if_gone, holds_checkpoint
 from jaxgpt.train.saving import Checkpoints
 
@@ -76,6 +77,34 @@ def test_the_bucket_gets_all_and_the_seal_of_a_checkpoint_last(bucket, run):
         sent = [name for name in bucket.begun if f"{FOLDER}/{step}/" in name]
         assert sent[-1].endswith(f"{step}/files.json")
         assert len(sent) == len(set(sent))
+
+
+def test_what_came_after_the_seal_is_sent_and_fetched_and_what_is_no_part_of_the_run_is_not(bucket, run):
+    said = []
+    save(run, config(last=9), {1: 1.0, 2: 1.0}, said)
+    sent = in_bucket(bucket)
+    (run / "hf").mkdir()
+    (run / "hf" / "model.safetensors").write_bytes(b"an export")
+    with Checkpoints(run, config(last=9), said.append) as checkpoints:
+        checkpoints.add_metrics(2, {"valid_loss": 0.5})
+        checkpoints.add_way_back(replace(run_state(2), position=99))
+    assert in_bucket(bucket).keys() - sent.keys() == {f"{FOLDER}/2/metrics/later", f"{FOLDER}/2/run/way_back"}
+    shutil.rmtree(run)
+    run.mkdir()
+    fetch_if_gone(run, URL, said.append)
+    assert read_saved(run, 2).metrics["valid_loss"] == 0.5
+    assert read_run_state(run, 2).position == 99
+
+
+def test_a_checkpoint_in_the_bucket_that_can_t_be_read_stays_and_stops_nothing(bucket, run):
+    said = []
+    save(run, config(last=2), {1: 1.0, 2: 1.0}, said)
+    bucket.put(f"runs/mine/{FOLDER}/1/metrics/metrics", b"{")
+    shutil.rmtree(run / FOLDER / "1")
+    save(run, config(last=1), {3: 1.0}, said)
+    assert 3 in steps_in(bucket)
+    assert 1 in steps_in(bucket)
+    assert said == []
 
 
 def test_what_retention_removes_is_removed_there_too(bucket, run):

@@ -13,12 +13,17 @@ from small_states import quiet, small
 from jaxgpt.config import CheckpointConfig, Config, ModelConfig, OptimizerConfig
 from jaxgpt.errors import UserError
 from jaxgpt.train.checkpoint import RunState
-from jaxgpt.train.run import is_run, open_run, read_model_config
+from jaxgpt.train.run import claimed, is_run, open_run, read_model_config
 from jaxgpt.train.saving import Checkpoints
 
 
 def config(folder: Path, **changes: Any) -> Config:
     return Config(output=str(folder / "run"), model=ModelConfig(n_embd=16, n_head=2, n_layer=1), **changes)
+
+
+def opened(cfg: Config, *args: Any) -> RunState | None:
+    with claimed(Path(cfg.output)):
+        return open_run(cfg, *args)
 
 
 def save(cfg: Config, *steps: int, **changes: Any) -> None:
@@ -52,10 +57,10 @@ def test_what_is_a_run(tmp_path: Path, changes: dict[str, Any], ours: bool) -> N
 
 def test_a_new_run_and_one_that_goes_on(tmp_path: Path) -> None:
     cfg = config(tmp_path)
-    assert open_run(cfg, "abc") is None
+    assert opened(cfg, "abc") is None
     assert read_model_config(Path(cfg.output)) == cfg.model
     save(cfg, 3, 5)
-    before = open_run(replace(cfg, on_nan="stop"), "abc")
+    before = opened(replace(cfg, on_nan="stop"), "abc")
     assert before is not None
     assert (before.step, before.position) == (5, 40)
     assert yaml.safe_load((Path(cfg.output) / "config.yaml").read_text())["on_nan"] == "stop"
@@ -65,8 +70,16 @@ def test_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("...")
     with pytest.raises(UserError, match="already holds something that is no run"):
-        open_run(config(tmp_path), "abc")
+        opened(config(tmp_path), "abc")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_only_one_process_at_a_time(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with claimed(run), pytest.raises(UserError, match=r"another process .* trains"), claimed(run):
+        pass
+    with claimed(run):
+        assert not is_run(run)  # the lock alone makes it none, and is nothing in the way
 
 
 @pytest.mark.parametrize(
@@ -85,62 +98,62 @@ def test_something_else_is_not_touched(tmp_path: Path) -> None:
 )
 def test_what_can_t_go_on(tmp_path: Path, changes: dict[str, Any], data: str, message: str) -> None:
     cfg = config(tmp_path)
-    open_run(cfg, "abc")
+    opened(cfg, "abc")
     save(cfg, 3)
     with pytest.raises(UserError, match=message):
-        open_run(replace(cfg, **changes), data)
+        opened(replace(cfg, **changes), data)
     assert yaml.safe_load((Path(cfg.output) / "config.yaml").read_text())["seed"] == 42
 
 
 def test_runs_from_before_there_was_a_choice_of_optimizers_have_adamw(tmp_path: Path) -> None:
     cfg = config(tmp_path)
-    open_run(cfg, "abc")
+    opened(cfg, "abc")
     save(cfg, 3, optimizer={"learning_rate": 1e-3})
-    assert open_run(cfg, "abc") is not None
+    assert opened(cfg, "abc") is not None
     with pytest.raises(UserError, match=r"optimizer\.name adamw, now it is muon"):
-        open_run(replace(cfg, optimizer=OptimizerConfig(name="muon")), "abc")
+        opened(replace(cfg, optimizer=OptimizerConfig(name="muon")), "abc")
 
 
 def test_a_description_that_can_t_be_read_is_passed_over(tmp_path: Path) -> None:
     cfg = config(tmp_path)
-    open_run(cfg, "abc")
+    opened(cfg, "abc")
     save(cfg, 3, 5)
     run = Path(cfg.output)
     (run / "checkpoints/5/run/metadata").write_text("{")
-    before = open_run(cfg, "abc")
+    before = opened(cfg, "abc")
     assert before is not None
     assert before.step == 3
     (run / "checkpoints/3/run/metadata").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"all checkpoints of .* are damaged: .*5/run/metadata .*; .*3/run/metadata"):
-        open_run(cfg, "abc")
+        opened(cfg, "abc")
 
 
 def test_a_run_that_is_gone_comes_from_its_mirror(server, tmp_path: Path) -> None:
     server.empty()
     cfg = config(tmp_path, checkpoint=CheckpointConfig(mirror=f"gs://{BUCKET}/runs/mine/"))
     said: list[str] = []
-    assert open_run(cfg, "abc", said.append) is None
+    assert opened(cfg, "abc", said.append) is None
     save(cfg, 3, 5)
     shutil.rmtree(cfg.output)
-    before = open_run(cfg, "abc", said.append)
+    before = opened(cfg, "abc", said.append)
     assert before is not None
     assert before.step == 5
     assert said == [f"{cfg.output}: fetched step 5 from gs://{BUCKET}/runs/mine"]
     shutil.rmtree(cfg.output)
     with pytest.raises(UserError, match="with seed 42, now it is 1"):
-        open_run(replace(cfg, seed=1), "abc", said.append)
+        opened(replace(cfg, seed=1), "abc", said.append)
 
 
 def test_a_fetch_that_fails_leaves_a_folder_that_can_try_again(server, tmp_path: Path) -> None:
     server.empty()
     cfg = config(tmp_path, checkpoint=CheckpointConfig(mirror=f"gs://{BUCKET}/runs/mine"))
-    open_run(cfg, "abc")
+    opened(cfg, "abc")
     save(cfg, 3)
     shutil.rmtree(cfg.output)
     server.fault = lambda method, path: 503 if method == "GET" and "params" in path else None
     with pytest.raises(UserError, match="503"):
-        open_run(cfg, "abc", quiet)
+        opened(cfg, "abc", quiet)
     server.heal()
-    before = open_run(cfg, "abc", quiet)
+    before = opened(cfg, "abc", quiet)
     assert before is not None
     assert before.step == 3

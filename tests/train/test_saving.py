@@ -1,5 +1,6 @@
 """Checkpoints of a run under way: in the background, kept by the rules, and never at the cost of an older one."""
 
+import errno
 import resource
 import shutil
 import subprocess
@@ -7,8 +8,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +24,7 @@ from jaxgpt.errors import UserError
 from jaxgpt.train import saving
 from jaxgpt.train.checkpoint import FOLDER, best_step, read_run_state, read_state, steps
 from jaxgpt.train.saving import Checkpoints
+from jaxgpt.train.seal import DamagedError
 
 NEVER = 1e6  # hours
 SIZE = 50_000  # numbers of the largest array: 200 kB
@@ -58,6 +62,66 @@ def test_a_checkpoint_that_can_t_be_read_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / FOLDER / "2" / "run" / "metadata").write_text("{")
     save_all(tmp_path, cfg, {3: None, 4: None})
     assert steps(tmp_path) == [1, 2, 4]
+
+
+def test_a_checkpoint_that_can_t_be_removed_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = CheckpointConfig(keep_last=1, keep_every_hours=NEVER, keep_best=0)
+    said: list[str] = []
+    rename = Path.rename
+
+    def stubborn(path: Path, target: Path) -> Path:
+        if target.name == ".2.removed":
+            raise OSError(errno.ESTALE, "stale")
+        return rename(path, target)
+
+    with Checkpoints(tmp_path, cfg, said.append) as checkpoints:
+        checkpoints.save(small(1), run_state(1), {})
+        checkpoints.wait()
+        monkeypatch.setattr(Path, "rename", stubborn)
+        for step in (2, 3, 4):
+            checkpoints.save(small(step), run_state(step), {})
+    assert steps(tmp_path) == [1, 2, 4]
+    assert "checkpoint 2 of" in said[0]
+    assert "can't be removed" in said[0]
+
+
+def test_whoever_insists_on_leaving_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    write = saving.write_checkpoint
+
+    def slow(*args: Any) -> None:
+        released.wait(60)
+        write(*args)
+
+    monkeypatch.setattr(saving, "write_checkpoint", slow)
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), quiet)
+    checkpoints.save(small(1), run_state(1), {})
+    with pytest.raises(KeyboardInterrupt), checkpoints:
+        raise KeyboardInterrupt
+    assert steps(tmp_path) == []
+    released.set()
+
+
+def test_the_best_of_those_that_can_be_read(tmp_path: Path) -> None:
+    save_all(tmp_path, CheckpointConfig(), {1: 1.0, 2: 2.0, 3: 3.0})
+    (tmp_path / FOLDER / "1" / "metrics" / "metrics").write_text("{")
+    assert best_step(tmp_path) == 2
+
+
+def test_where_the_data_goes_on_after_a_way_back(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Checkpoints(tmp_path, CheckpointConfig(), said.append) as checkpoints:
+        checkpoints.save(small(3), run_state(3), {})
+        checkpoints.wait()
+        checkpoints.add_way_back(replace(run_state(3), position=99, rollbacks=2))
+        checkpoints.add_way_back(replace(run_state(0), position=99))  # there is no such checkpoint
+        found = checkpoints.newest_whole(small_shapes())
+    assert found is not None
+    assert found[1] == replace(run_state(3), position=99, rollbacks=2)
+    assert said == []
+    (tmp_path / FOLDER / "3" / "run" / "way_back").write_text("[]")
+    with pytest.raises(DamagedError, match="way_back can't be read"):
+        read_run_state(tmp_path, 3)
 
 
 def test_a_step_that_is_saved_already_is_left(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tiny import step_config
 
 from jaxgpt.train.checkpoint import read_state
 from jaxgpt.train.pmapped import Pmapped
-from jaxgpt.train.share import arrays_from_first, from_first, same_on_all
+from jaxgpt.train.share import arrays_from_first, from_first, on_all, same_on_all
 
 
 def test_alone_nothing_is_sent() -> None:
@@ -22,6 +22,9 @@ def test_alone_nothing_is_sent() -> None:
     assert from_first(lambda: given) is given
     with pytest.raises(KeyError):
         from_first(lambda: {}["x"])
+    assert on_all(lambda: given) is given
+    with pytest.raises(KeyError):
+        on_all(lambda: {}["x"])
     same_on_all("the manifest", "abc")
     place = jax.sharding.SingleDeviceSharding(jax.devices()[1])
     like = {"w": jax.ShapeDtypeStruct((3,), np.float32, sharding=place)}
@@ -51,8 +54,10 @@ def test_all_processes_learn_the_same(count: int, tmp_path: Path) -> None:
     for index, outcome in enumerate(outcomes):
         assert outcome["made"] == {"index": 0, "long": share_worker.LONG, "none": None}
         assert outcome["user_error"] == "UserError: host 0 found nothing"
-        told = "UserError: the first process failed with KeyError('x'); see its output"
+        told = "UserError: host 0: failed with KeyError('x'); see its output"
         assert outcome["other_error"] == (told if index else "KeyError: 'x'")
+        assert outcome["all"] == index
+        assert outcome["error_on_1"] == ("UserError: no pages" if index == 1 else "UserError: host 1: no pages")
         assert outcome["same"] == "none"
         assert outcome["different"] == (
             f"UserError: the manifest differs between the hosts: abc on host {others};  on host 1; "

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from small_tokenizer import trained
 
 from jaxgpt.config import (
     CheckpointConfig,
@@ -69,6 +68,8 @@ def write_pages(
     folder: Path, seed: int = 0, train_rows: int = 61, row_length: int = 32, tokenizer: Tokenizer | None = None
 ) -> Path:
     """Stream pages of random ids. tokenizer: None is one of few ids, which makes small models fast."""
+    from small_tokenizer import trained  # late: processes that need no pages do not find it
+
     tokenizer = tokenizer or trained([Path(__file__).read_text()], vocab_size=VOCABULARY)
     assert tokenizer.vocab_size >= VOCABULARY
     tokenizer.save(folder / TOKENIZER_FOLDER)
