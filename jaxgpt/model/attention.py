@@ -3,10 +3,14 @@
 Dimensions: B batch, T query position, S key position or slot of the cache, H heads, K head size.
 """
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 
 from jaxgpt.model.dropout import dropout
+
+_QUERIES = 128  # of a piece, where attention is computed in pieces
 
 
 def attend(
@@ -25,8 +29,54 @@ def attend(
     scale: of the scores; None means 1 / sqrt(K).
     Source: Vaswani et al. 2017, section 3.2.1.
     """
+    scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
+    if dropout_rate and dropout_keys_B is not None:
+        return _all_at_once(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale, dropout_rate, dropout_keys_B)
+    return _attend(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale)
+
+
+@jax.custom_vjp
+def _attend(
+    q_BTHK: jax.Array,
+    k_BTHK: jax.Array,
+    v_BTHK: jax.Array,
+    segments_BT: jax.Array | None,
+    scale: jax.Array | float,
+) -> jax.Array:
+    """`attend` without dropout. Where nobody asks for gradients, a CPU takes a head at a time."""
+    return cast(
+        jax.Array,
+        jax.lax.platform_dependent(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale, cpu=_head_by_head, default=_all_at_once),
+    )
+
+
+def _forward(*inputs: Any) -> tuple[jax.Array, Any]:
+    q_BTHK, k_BTHK, v_BTHK, segments_BT, scale = inputs
+
+    def attended(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array) -> jax.Array:
+        return _all_at_once(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale)
+
+    return jax.vjp(attended, q_BTHK, k_BTHK, v_BTHK)
+
+
+def _backward(pull_back: Any, outer_BTHK: jax.Array) -> tuple[Any, ...]:
+    return *pull_back(outer_BTHK), None, None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _all_at_once(
+    q_BTHK: jax.Array,
+    k_BSHK: jax.Array,
+    v_BSHK: jax.Array,
+    segments_BT: jax.Array | None,
+    scale: jax.Array | float,
+    dropout_rate: float = 0.0,
+    dropout_keys_B: jax.Array | None = None,
+) -> jax.Array:
     scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32)
-    scores_BHTS *= q_BTHK.shape[-1] ** -0.5 if scale is None else scale
+    scores_BHTS *= scale
     n_query, n_key = scores_BHTS.shape[-2:]
     visible = jnp.tril(jnp.ones((n_query, n_key), bool))[None, None]
     if segments_BT is not None:
@@ -36,6 +86,39 @@ def attend(
     probs_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BSHK.dtype)
     probs_BHTS = dropout(probs_BHTS, dropout_rate, dropout_keys_B)
     return jnp.einsum("BHTS,BSHK->BTHK", probs_BHTS, v_BSHK)
+
+
+def _head_by_head(
+    q_BTHK: jax.Array,
+    k_BTHK: jax.Array,
+    v_BTHK: jax.Array,
+    segments_BT: jax.Array | None,
+    scale: jax.Array | float,
+) -> jax.Array:
+    """The same in pieces whose scores stay in a processor's cache; keys after a piece's last query are left out."""
+    n_rows, n_tokens, n_head, _ = q_BTHK.shape
+
+    def one_head(number: jax.Array) -> jax.Array:
+        row, head = number // n_head, number % n_head
+        at = jax.lax.dynamic_index_in_dim
+        q_TK, k_TK, v_TK = (at(at(x, row, 0, False), head, 1, False) for x in (q_BTHK, k_BTHK, v_BTHK))
+        segments_T = None if segments_BT is None else at(segments_BT, row, 0, False)
+        pieces = []
+        for begin in range(0, n_tokens, _QUERIES):
+            end = min(begin + _QUERIES, n_tokens)
+            scores_TS = jnp.einsum("TK,SK->TS", q_TK[begin:end], k_TK[:end], preferred_element_type=jnp.float32)
+            visible_TS = jnp.arange(begin, end)[:, None] >= jnp.arange(end)
+            if segments_T is not None:
+                visible_TS &= segments_T[begin:end, None] == segments_T[:end]
+            scores_TS = jnp.where(visible_TS, scores_TS * scale, jnp.finfo(jnp.float32).min)
+            # Without the barrier XLA computes the exponentials twice.
+            exps_TS = jax.lax.optimization_barrier(jnp.exp(scores_TS - scores_TS.max(-1, keepdims=True)))
+            out_TK = jnp.einsum("TS,SK->TK", exps_TS.astype(v_TK.dtype), v_TK[:end], preferred_element_type=jnp.float32)
+            pieces.append(out_TK / exps_TS.sum(-1, keepdims=True))
+        return jnp.concatenate(pieces).astype(v_TK.dtype)
+
+    heads = jax.lax.map(one_head, jnp.arange(n_rows * n_head))
+    return jnp.moveaxis(heads.reshape(n_rows, n_head, n_tokens, -1), 1, 2)
 
 
 def attend_cached(
