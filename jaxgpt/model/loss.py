@@ -32,6 +32,20 @@ def token_nll(hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, v
     return nll.reshape(-1)[: targets_N.shape[0]]
 
 
+def token_scores(
+    hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, vocab_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """`token_nll`, and whether no other token is likelier than the target -> (N,) bool."""
+
+    def chunk(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        nll_C, exps_CV, _ = _exps(*part, table_VD, vocab_size)
+        return nll_C, jnp.take_along_axis(exps_CV, part[1][:, None], axis=-1)[:, 0] == 1.0
+
+    nll, likeliest = jax.lax.map(chunk, (_chunks(hidden_ND), _chunks(targets_N)))
+    n_tokens = targets_N.shape[0]
+    return nll.reshape(-1)[:n_tokens], likeliest.reshape(-1)[:n_tokens]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def weighted_nll(
     hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array, vocab_size: int

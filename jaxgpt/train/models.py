@@ -55,13 +55,18 @@ class FoundModel:
 
 def load_model(name: str | Path, step: int | None = None) -> Model:
     """The parameters on the first device. step: of a run; None means the one with the lowest validation loss."""
-    found = find_model(str(name), step)
-    if found.tokenizer is None:
+    return load_found(find_model(str(name), step))
+
+
+def load_found(found: FoundModel, tokenizer: Tokenizer | None = None) -> Model:
+    """tokenizer: instead of the model's own."""
+    tokenizer = tokenizer or found.tokenizer
+    if tokenizer is None:
         raise UserError(
-            f"{name} has no tokenizer; name the one that it was trained with and use the outcome: "
-            f"jaxgpt import {name} --tokenizer NAME --output DIR"
+            f"{found.name} has no tokenizer; name the one that it was trained with and use the outcome: "
+            f"jaxgpt import {found.name} --tokenizer NAME --output DIR"
         )
-    return Model(found.cfg, found.read(on_one_device(found.cfg)), found.tokenizer, found.dialogue_format, found.step)
+    return Model(found.cfg, found.read(on_one_device(found.cfg)), tokenizer, found.dialogue_format, found.step)
 
 
 def find_model(name: str, step: int | None = None) -> FoundModel:
