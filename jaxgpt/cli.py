@@ -8,7 +8,8 @@ from io import TextIOWrapper
 from jaxgpt.caches import keep_compiled
 from jaxgpt.command import PROG, fail, run
 from jaxgpt.commands.looking import demo, inspect
-from jaxgpt.commands.models import export, import_, perplexity
+from jaxgpt.commands.measuring import perplexity
+from jaxgpt.commands.models import export, import_
 from jaxgpt.commands.planning import plan
 from jaxgpt.commands.talking import chat, generate
 from jaxgpt.commands.training import train

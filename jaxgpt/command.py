@@ -3,6 +3,7 @@
 import difflib
 import errno
 import json
+import math
 import os
 import re
 import sys
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 PROG = "jaxgpt"
 USER_MISTAKE = 2
 INTERRUPTED, INTERRUPTED_CODE = "interrupted; what was finished stays, and the same command may be given again", 130
-_BAD_PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS)
+_BAD_PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EROFS)
 _AFTER_FREEING = "free some space and run the same command again"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -66,8 +67,16 @@ def _full_disk_of_tensorstore(text: str) -> str | None:
 
 
 def print_json(values: dict[str, Any]) -> None:
-    """One JSON object as the last line of stdout."""
-    print(json.dumps(values), flush=True)
+    """One JSON object as the last line of stdout; what is no finite number is null, as JSON knows no other."""
+    print(json.dumps(_finite(values), allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def make_parser(command: str, description: str) -> "ArgumentParser":
@@ -117,7 +126,7 @@ def _with_choices(message: str) -> str:
 # How jsonargparse speaks of a key that does not exist: within a section, on the command line, at the top of a file.
 _UNKNOWN = (
     r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.]+)'",
-    r"[Uu]nrecognized arguments: --(?P<key>[\w.]+)",
+    r"[Uu]nrecognized arguments: --(?P<key>[\w.]+)(?P<plus>\+?)",
     r"Option '(?P<key>[\w.]+)' is not accepted",
 )
 
@@ -128,5 +137,7 @@ def _with_nearest(message: str, keys: list[str]) -> str:
     if found is None:
         return message
     unknown = ".".join(part for part in (found.groupdict().get("group"), found["key"]) if part)
+    if found.groupdict().get("plus") and unknown in keys:
+        return f"--{unknown}+ adds to no list; write --{unknown}, and what it is to be behind it"
     near = difflib.get_close_matches(unknown, keys, 1, cutoff=0.5)
     return f"there is no option {unknown}; " + (f"did you mean {near[0]}?" if near else "--help lists the options")

@@ -74,31 +74,3 @@ def export(arguments: list[str]) -> None:
     if args.json:
         print_json({"output": str(output), "step": model.step, "dtype": args.dtype, **parity.as_json()})
     parity.check(str(output))
-
-
-def perplexity(arguments: list[str]) -> None:
-    """Perplexity of a run or an exported model on pages, per token and per word, and bits per byte.
-
-    jaxgpt perplexity --model runs/mine --data data/pages
-    """
-    parser = make_parser("perplexity", perplexity.__doc__ or "")
-    parser.add_argument("--model", type=str, required=True, help="a run, or whatever `jaxgpt import` takes")
-    parser.add_argument("--data", type=str, required=True, help="a folder of pages, or gs://BUCKET/FOLDER")
-    parser.add_argument("--split", type=str, default="valid", help="split of the pages")
-    add_step(parser)
-    parser.add_argument("--cache", type=str | None, default=None, help="as data.cache of `jaxgpt train`")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON in the last line")
-    args = parse(parser, arguments)
-
-    from jaxgpt.data.cache import page_folder
-    from jaxgpt.evaluate.perplexity import perplexity as measure
-    from jaxgpt.train.models import load_model
-
-    model = load_model(args.model, args.step)
-    result = measure(model, page_folder(args.data, [args.split], args.cache), args.split)
-    where = args.model if model.step is None else f"{args.model} (step {model.step})"
-    print(f"{where} on {args.data}, split {args.split}, tokenizer {model.tokenizer.hash[:12]}")
-    for name, value in result.as_json().items():
-        print(f"  {name:18s} {value:,.4f}" if isinstance(value, float) else f"  {name:18s} {value:,}")
-    if args.json:
-        print_json(result.as_json())

@@ -1,82 +1,129 @@
-"""Corpus perplexity of a model on a split of pages: every target once, sums first, one division."""
+"""Corpus perplexity of a model on a split of pages: every target once, with the interval of each figure."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from jaxgpt.data.loader import Pages
+from jaxgpt.data.loader import Batch, Pages, evaluation_batches
 from jaxgpt.data.manifest import check_fits, check_same_text_format
 from jaxgpt.errors import UserError
+from jaxgpt.evaluate.protocols import Measured, Sums, bits, measured, spread
+from jaxgpt.evaluate.scoring import tokens_per_batch
+from jaxgpt.model.gpt2 import hidden_states, output_table
+from jaxgpt.model.loss import token_nll
+from jaxgpt.model.stack import Params
+from jaxgpt.model_config import ModelConfig
 from jaxgpt.progress import progress_bar
 from jaxgpt.train.models import Model
 from jaxgpt.train.pmapped import Pmapped
-from jaxgpt.train.validate import split_loss
-
-_TOKENS_PER_BATCH = 4096  # per device
+from jaxgpt.train.step import AXIS
 
 
-@dataclass(frozen=True)
-class Perplexity:
-    """token_perplexity exp(Σnll / Σtokens), word_perplexity exp(Σnll / Σwords), bits_per_byte Σnll / ln 2 / Σbytes.
+class Perplexity(NamedTuple):
+    """token: exp(Σnll / Σtokens), word: exp(Σnll / Σwords), bits_per_byte: Σnll / ln 2 / Σbytes.
 
-    tokens: predicted ones, of weight above 0, each counted once whatever its weight. words and bytes: of the original
-    text of the turns or documents that these tokens encode, words between white space, bytes of UTF-8. The format's own
-    tokens (speaker tags, ends of turns) count in nll_sum and tokens.
+    Tokens are predicted ones of weight above 0, each counted once whatever its weight. Words and bytes are those of
+    the original text of the turns or documents that these tokens encode, words between white space, bytes of UTF-8. The
+    format's own tokens (speaker tags, ends of turns) count in nll and tokens.
     """
 
-    token_perplexity: float
-    word_perplexity: float
-    bits_per_byte: float
-    nll_sum: float
-    tokens: int
-    words: int
-    bytes: int
-
-    @classmethod
-    def of(cls, nll_sum: float, tokens: int, words: int, n_bytes: int) -> "Perplexity":
-        return cls(
-            _exp(nll_sum / tokens),
-            _exp(nll_sum / words),
-            nll_sum / math.log(2) / n_bytes,
-            nll_sum,
-            tokens,
-            words,
-            n_bytes,
-        )
+    token: Measured
+    word: Measured
+    bits_per_byte: Measured
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def _exp(nats: float) -> float:
-    return math.exp(nats) if nats < 700 else math.inf
+        return {
+            "token_perplexity": self.token.value,
+            "word_perplexity": self.word.value,
+            "bits_per_byte": self.bits_per_byte.value,
+            "nll_sum": self.token.nll_sum,
+            "tokens": self.token.tokens,
+            "words": self.token.words,
+            "bytes": self.token.bytes,
+            "figures": [figure.as_json() for figure in self],
+        }
 
 
 def perplexity(model: Model, folder: Path, split: str) -> Perplexity:
-    """UserError where pages and model differ in vocabulary, tokenizer or dialogue format."""
+    """The units of intervals are conversations, as pages cut them, or of documents the pages' rows.
+
+    UserError where pages and model differ in vocabulary, tokenizer or dialogue format.
+    """
     pages = open_pages(model, folder, split)
-    parallel = Pmapped()
-    rows_per_device = -(-pages.n_rows(shuffled=False) // len(parallel.devices))
-    batch_size = min(max(_TOKENS_PER_BATCH // pages.seq_len, 1), rows_per_device) * len(parallel.devices)
-
-    def progress(batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
-        total = -(-pages.n_rows(shuffled=False) // batch_size)
-        return iter(progress_bar(batches, total=total, unit="batch", desc=f"perplexity on {split}"))
-
-    params = parallel.replicate(model.params)
-    result = split_loss(parallel, parallel.eval_step(model.cfg), params, pages, batch_size, progress=progress)
-    assert result is not None  # no batch asks for an end
+    nll, tokens = _by_unit(model, pages)
     info = pages.info
-    if result.tokens != info.targets:
+    if tokens.sum() != info.targets:
         raise UserError(
-            f"{folder}: the split {split!r} has {result.tokens} targets, its manifest counts {info.targets}; "
+            f"{folder}: the split {split!r} has {tokens.sum()} targets, its manifest counts {info.targets}; "
             "build the pages again"
         )
-    return Perplexity.of(result.nll_sum, result.tokens, info.words, info.text_bytes)
+    words, text_bytes = spread(info.words, tokens), spread(info.text_bytes, tokens)
+    sums = Sums(nll, tokens, words, text_bytes, "conversations" if pages.manifest.kind == "dialogue" else "rows")
+    return Perplexity(
+        measured("token", sums, sums.tokens),
+        measured("word", sums, sums.words),
+        measured("bits_per_byte", sums, sums.bytes, bits),
+    )
+
+
+def _by_unit(model: Model, pages: Pages) -> tuple[np.ndarray, np.ndarray]:
+    """Σ nll, nats, and predicted tokens of each unit that has any -> both (units,)."""
+    parallel = Pmapped()
+    n_rows, n_devices = pages.n_rows(shuffled=False), len(parallel.devices)
+    of_device = min(max(tokens_per_batch() // pages.seq_len, 1), -(-n_rows // n_devices))
+    batch_size = of_device * n_devices
+    compiled = jax.pmap(partial(_nll, model.cfg), axis_name=AXIS, in_axes=(None, 0), devices=parallel.devices)
+    params = parallel.replicate(model.params)
+
+    def under_way() -> Iterator[tuple[Batch, jax.Array]]:
+        for batch in evaluation_batches(pages, batch_size):
+            yield batch, compiled(params, parallel.split(batch))
+
+    found = list[tuple[np.ndarray, np.ndarray]]()
+    bar = progress_bar(
+        _one_behind(under_way()), total=-(-n_rows // batch_size), unit="batch", desc=f"perplexity on {pages.split}"
+    )
+    for batch, nll in bar:
+        found.append(_sums(batch, np.asarray(nll).reshape(batch["targets"].shape)))
+    nll_sums, tokens = zip(*found, strict=True)
+    return np.concatenate(nll_sums), np.concatenate(tokens)
+
+
+def _nll(cfg: ModelConfig, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+    """(B, T), also of targets that don't count."""
+    hidden_BTE = hidden_states(
+        cfg,
+        params,
+        batch["input_ids"],
+        positions_BT=batch.get("positions"),
+        segments_BT=batch.get("segments"),
+        roles_BT=batch.get("roles"),
+    )
+    targets_BT = batch["targets"]
+    hidden_NE = hidden_BTE.reshape(-1, cfg.table_width)
+    return token_nll(hidden_NE, output_table(params), targets_BT.reshape(-1), cfg.vocab_size).reshape(targets_BT.shape)
+
+
+def _one_behind(items: Iterator[tuple[Batch, jax.Array]]) -> Iterator[tuple[Batch, jax.Array]]:
+    """The same, each when the next one is under way already, so that reading it does not stop the devices."""
+    before = next(items)
+    for item in items:
+        yield before
+        before = item
+    yield before
+
+
+def _sums(batch: Batch, nll_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    counted_BT = batch["weights"] > 0
+    unit_BT = np.broadcast_to(np.arange(len(nll_BT))[:, None], nll_BT.shape)
+    if "segments" in batch:
+        unit_BT = unit_BT * (int(batch["segments"].max()) + 1) + batch["segments"]
+    _, unit = np.unique(unit_BT[counted_BT], return_inverse=True)
+    return np.bincount(unit, nll_BT[counted_BT].astype(np.float64)), np.bincount(unit)
 
 
 def open_pages(model: Model, folder: Path, split: str) -> Pages:

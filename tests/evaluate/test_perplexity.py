@@ -20,7 +20,7 @@ from jaxgpt.data.loader import Pages
 from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.evaluate import perplexity as module
-from jaxgpt.evaluate.perplexity import Perplexity, perplexity
+from jaxgpt.evaluate.perplexity import perplexity
 from jaxgpt.evaluate.unigram import unigram_perplexity
 from jaxgpt.train.models import load_model
 
@@ -54,37 +54,38 @@ def test_it_is_what_pytorch_computes_one_conversation_at_a_time(name: str, reque
 
     for folder in (tiny.run, tiny.hf):
         ours = perplexity(load_model(folder), tiny.pages, "valid")
-        assert ours.tokens == tokens
-        assert ours.nll_sum == pytest.approx(nll, rel=1e-5)
-        assert ours.words == sum(len(turn.text.split()) for talk in talks for turn in talk.turns)
-        assert ours.bytes == sum(len(turn.text.encode()) for talk in talks for turn in talk.turns)
-        assert ours.token_perplexity == pytest.approx(math.exp(nll / tokens), rel=1e-5)
-        assert ours.word_perplexity == pytest.approx(math.exp(nll / ours.words), rel=1e-4)
-        assert ours.bits_per_byte == pytest.approx(nll / math.log(2) / ours.bytes, rel=1e-5)
+        for figure in ours:
+            assert figure.tokens == tokens
+            assert figure.nll_sum == pytest.approx(nll, rel=1e-5)
+            assert figure.words == sum(len(turn.text.split()) for talk in talks for turn in talk.turns)
+            assert figure.bytes == sum(len(turn.text.encode()) for talk in talks for turn in talk.turns)
+            assert figure.low < figure.value < figure.high
+        assert ours.token.value == pytest.approx(math.exp(nll / tokens), rel=1e-5)
+        assert ours.word.value == pytest.approx(math.exp(nll / ours.word.words), rel=1e-4)
+        assert ours.bits_per_byte.value == pytest.approx(nll / math.log(2) / ours.word.bytes, rel=1e-5)
+        # The units are the pieces themselves, in whatever order the pages have them.
+        each = [torch_nll(tiny.hf, [piece], token_types=name == "sep") for piece in pieces]
+        np.testing.assert_allclose(
+            sorted(ours.token.unit_nll), sorted(nll for nll, tokens in each if tokens), rtol=1e-4
+        )
 
 
 def test_uniform_logits_give_the_size_of_the_vocabulary(tags_run) -> None:
     model = load_model(tags_run.hf)
     zeros = dataclasses.replace(model, params=jax.tree.map(np.zeros_like, model.params))
-    assert perplexity(zeros, tags_run.pages, "valid").token_perplexity == pytest.approx(50257, rel=1e-5)
+    assert perplexity(zeros, tags_run.pages, "valid").token.value == pytest.approx(50257, rel=1e-5)
 
 
 def test_batch_size_changes_nothing(tags_run, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(tags_run.hf)
     results = []
-    for tokens_per_batch in (47, 200, 4096):
-        monkeypatch.setattr(module, "_TOKENS_PER_BATCH", tokens_per_batch)
+    for tokens in (47, 200, 4096):
+        monkeypatch.setattr(module, "tokens_per_batch", lambda tokens=tokens: tokens)
         results.append(perplexity(model, tags_run.pages, "valid"))
-    assert results[0].nll_sum == pytest.approx(results[1].nll_sum, rel=1e-6)
-    assert results[0].nll_sum == pytest.approx(results[2].nll_sum, rel=1e-6)
-    assert len({result.tokens for result in results}) == 1
-
-
-def test_sums_become_the_three_numbers() -> None:
-    result = Perplexity.of(nll_sum=20.0, tokens=10, words=5, n_bytes=40)
-    assert result.token_perplexity == pytest.approx(math.e**2)
-    assert result.word_perplexity == pytest.approx(math.e**4)
-    assert result.bits_per_byte == pytest.approx(0.5 / math.log(2))
+    first = results[0].token
+    for other in (result.token for result in results[1:]):
+        np.testing.assert_allclose(other.unit_nll, first.unit_nll, rtol=1e-5)
+        assert (other.tokens, other.low) == (first.tokens, pytest.approx(first.low, rel=1e-5))
 
 
 def test_unigram_perplexity_by_hand(tags_run) -> None:
@@ -110,7 +111,11 @@ def test_the_command_prints_one_json_object_last(
         "tokens",
         "words",
         "bytes",
+        "figures",
     ]
+    token = result["figures"][0]
+    assert (token["protocol"], token["units"]) == ("token", "conversations")
+    assert token["low"] < token["value"] == result["token_perplexity"] < token["high"]
 
 
 def test_what_does_not_fit_is_refused(tags_run, sep_run, tmp_path: Path) -> None:

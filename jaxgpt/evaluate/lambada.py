@@ -1,0 +1,99 @@
+"""LAMBADA: the last word of a passage that a reader of all of it can guess. Source: Paperno et al. 2016."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.errors import UserError
+from jaxgpt.evaluate.corpora import from_hub, read_text
+from jaxgpt.evaluate.intervals import ratio_interval
+from jaxgpt.evaluate.protocols import exp
+from jaxgpt.evaluate.scoring import Scorer
+from jaxgpt.evaluate.windows import continuation
+from jaxgpt.progress import progress_bar
+
+NAME = "lambada"
+
+
+@dataclass(frozen=True)
+class Lambada:
+    """target: `last_word`, as lm-evaluation-harness' lambada_openai, or `last_token`, as Radford et al. 2019.
+
+    accuracy: share of passages where each of the target's tokens is the likeliest; perplexity: exp of the target's mean
+    nll over passages. Each with its 95 % interval over passages.
+    """
+
+    target: str
+    accuracy: float
+    accuracy_interval: tuple[float, float] | None
+    perplexity: float
+    perplexity_interval: tuple[float, float] | None
+    nll_sum: float
+    passages: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_passages(spec: str) -> list[str]:
+    """`lambada:FILE`, JSON Lines with the field text, or `lambada` from the hub."""
+    _, colon, file = spec.partition(":")
+    if not colon:
+        return [row["text"] for row in from_hub(NAME, "EleutherAI/lambada_openai", "default")]
+    passages = []
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{file} line {number}: expected an object with the field text") from None
+        if not isinstance(text, str):
+            raise UserError(f"{file} line {number}: the field text is {json.dumps(text)[:60]}; it must be a string")
+        before, _, word = text.rstrip().rpartition(" ")
+        if not before.strip():
+            raise UserError(f"{file} line {number}: a passage is two words or more with a space between, not {word!r}")
+        passages.append(text.rstrip())
+    if not passages:
+        raise UserError(f"{file} holds no passage; give LAMBADA's test set as JSON Lines")
+    return passages
+
+
+def measure_lambada(scorer: Scorer, tokenizer: Tokenizer, passages: Sequence[str]) -> list[Lambada]:
+    """The two targets. What is before the longest context that the model takes is left out.
+
+    passages: with something before their last space. UserError where a last word is no tokens, or more than fit.
+    """
+    whole = tokenizer.encode_batch(passages)
+    before = tokenizer.encode_batch([passage.rpartition(" ")[0] for passage in passages])
+    texts = []
+    for number, (ids, start) in enumerate(zip(whole, before, strict=True), 1):
+        if not 0 < len(ids) - len(start) < scorer.context:
+            raise UserError(
+                f"passage {number}: its last word is {len(ids) - len(start)} tokens of the tokenizer {tokenizer.name}; "
+                f"1 to {scorer.context - 1} can be measured"
+            )
+        texts.append(continuation(ids[: len(start)], ids[len(start) :], scorer.context - 1))
+    nll, right = np.zeros((2, len(texts))), np.zeros((2, len(texts)))
+    for number, scores in progress_bar(scorer.score(texts), total=len(texts), unit="passage", desc=NAME):
+        nll[:, number] = scores.nll.sum(dtype=np.float64), scores.nll[-1]
+        right[:, number] = scores.likeliest.all(), scores.likeliest[-1]
+    return [_summary(target, nll[row], right[row]) for row, target in enumerate(("last_word", "last_token"))]
+
+
+def _summary(target: str, nll: np.ndarray, right: np.ndarray) -> Lambada:
+    n, each = len(nll), np.ones(len(nll))
+    of_nll = ratio_interval(nll, each)
+    return Lambada(
+        target,
+        float(right.mean()),
+        ratio_interval(right, each),
+        exp(nll.mean()),
+        (exp(of_nll[0]), exp(of_nll[1])) if of_nll else None,
+        float(nll.sum()),
+        n,
+    )

@@ -1,0 +1,125 @@
+"""One model on one data set, whatever kinds they are of."""
+
+from pathlib import Path
+from typing import Any
+
+from data_prep.sources.kinds import KINDS
+from jaxgpt.checks import require
+from jaxgpt.data.cache import page_folder
+from jaxgpt.data.dialogue import FORMATS, Conversation, DialogueFormat
+from jaxgpt.errors import UserError
+from jaxgpt.evaluate import lambada
+from jaxgpt.evaluate.corpora import STANDARD, Corpus, open_corpus, read_items
+from jaxgpt.evaluate.dialogue_nll import DialogueNll, measure_dialogue
+from jaxgpt.evaluate.options import DataOptions
+from jaxgpt.evaluate.perplexity import Perplexity, perplexity
+from jaxgpt.evaluate.protocols import Measured, measure
+from jaxgpt.evaluate.subject import Subject
+from jaxgpt.train.models import Model
+
+_DIALOGUE = ("dialogue", "chat", "dialogpt", "reddit", "multiwoz", "camrest", "persuasion")
+assert set(_DIALOGUE) < set(KINDS)
+DEFAULT = ("token", "word", "bits_per_byte")
+_OF_WINDOWS = ("token", "adjusted")
+
+_FILES = tuple(kind for kind in KINDS if kind not in _DIALOGUE)
+_GROUPS = {"pages": ("pages",), "dialogue": _DIALOGUE, "texts": (*STANDARD, *_FILES), "KIND:PATHS": KINDS}
+# Options that not all data take, and who does. Those of KIND:PATHS, `open_sources` checks further.
+_TAKERS = {
+    **dict.fromkeys(("split", "cache"), "pages"),
+    **dict.fromkeys(("protocol", "context", "stride"), "texts"),
+    **dict.fromkeys(("text_field", "separator"), "KIND:PATHS"),
+    "format": "dialogue",
+}
+
+
+def check_options(options: DataOptions) -> None:
+    """UserError where an option is given that the data or the protocols have no use for."""
+    default, kind = DataOptions(""), "pages" if _is_pages(options.data) else options.data.partition(":")[0]
+    given = [name for name in _TAKERS if getattr(options, name) != getattr(default, name)]
+    for name in given if kind in ("pages", lambada.NAME, *STANDARD, *KINDS) else ():
+        require(
+            kind in _GROUPS[_TAKERS[name]],
+            f"--{name} is of {_TAKERS[name]}, which --data {options.data} is not; leave it out",
+        )
+    chosen = options.protocol or DEFAULT
+    for name in ("context", "stride"):
+        require(
+            name not in given or any(protocol in _OF_WINDOWS for protocol in chosen),
+            f"--{name} is {getattr(options, name)}, but --protocol {' '.join(chosen)} has no windows to choose; "
+            f"leave it out, or add {' or '.join(_OF_WINDOWS)}",
+        )
+
+
+def measure_on(subject: Subject, options: DataOptions) -> dict[str, Any]:
+    """Everything that was measured, as JSON has it; UserError where model and data do not fit each other."""
+    if options.data.partition(":")[0] == lambada.NAME:
+        passages = lambada.read_passages(options.data)
+        targets = lambada.measure_lambada(subject.scorer, subject.tokenizer, passages)
+        return {"figures": [target.as_json() for target in targets]}
+    if is_text(options.data):
+        corpus = open_corpus(options.data, options.text_field, options.separator)
+        figures = on_text(subject, corpus, options)
+        return {"documents": len(corpus.documents), "figures": [figure.as_json() for figure in figures]}
+    return _on_pages_or_dialogue(subject, options).as_json()
+
+
+def figures_on(subject: Subject, options: DataOptions) -> list[Measured]:
+    """Of pages or dialogue; UserError also for LAMBADA, which has no figures of this kind."""
+    require(
+        options.data.partition(":")[0] != lambada.NAME,
+        f"--data {options.data} is measured by itself: jaxgpt perplexity --model {subject.name} --data {options.data}",
+    )
+    found = _on_pages_or_dialogue(subject, options)
+    return list(found) if isinstance(found, Perplexity) else list(found.figures)
+
+
+def is_text(data: str) -> bool:
+    """Whether it is documents, which have protocols to choose from."""
+    return not _is_pages(data) and data.partition(":")[0] not in (lambada.NAME, *_DIALOGUE)
+
+
+def on_text(subject: Subject, corpus: Corpus, options: DataOptions) -> list[Measured]:
+    """By each of the protocols that were asked for."""
+    context = options.context or subject.scorer.context - 1
+    protocols = options.protocol or DEFAULT
+    return measure(subject.scorer, subject.tokenizer, corpus, protocols, context, options.stride or context)
+
+
+def _on_pages_or_dialogue(subject: Subject, options: DataOptions) -> Perplexity | DialogueNll:
+    if _is_pages(options.data):
+        return _on_pages(subject, options.data.removeprefix("pages:"), options)
+    return _on_dialogue(subject, options)
+
+
+def format_of(name: str, model: Model | None, given: str | None) -> DialogueFormat:
+    """How the model called `name` reads turns: as `given`, or as it was trained; UserError where nobody says how."""
+    chosen = given or (model.dialogue_format if model else None)
+    if chosen not in FORMATS:
+        raise UserError(
+            f"{name} does not say in which format it was trained ({chosen}); give one: --format {' | '.join(FORMATS)}"
+        )
+    return FORMATS[chosen]
+
+
+def _is_pages(data: str) -> bool:
+    return data.startswith(("pages:", "gs://")) or Path(data).is_dir()
+
+
+def _on_pages(subject: Subject, path: str, options: DataOptions) -> Perplexity:
+    if subject.model is None:
+        raise UserError(
+            f"--data {options.data}: pages hold token ids, and {subject.name} is no GPT-2; give the text itself, as "
+            "text:FILE or jsonl:FILE"
+        )
+    split = options.split or "valid"
+    return perplexity(subject.model, page_folder(path, [split], options.cache), split)
+
+
+def _on_dialogue(subject: Subject, options: DataOptions) -> DialogueNll:
+    written = format_of(subject.name, subject.model, options.format)
+    items = read_items(options.data, options.text_field, options.separator)
+    conversations = [item for item in items if isinstance(item, Conversation)]
+    cfg = subject.model.cfg if subject.model else None
+    with_roles = cfg is not None and (cfg.use_token_types or cfg.use_role_table)
+    return measure_dialogue(subject.scorer, subject.tokenizer, written, conversations, with_roles)
