@@ -7,6 +7,7 @@ from io import TextIOWrapper
 
 from jaxgpt.caches import keep_compiled
 from jaxgpt.command import PROG, fail, run
+from jaxgpt.commands.comparing import compare
 from jaxgpt.commands.looking import demo, inspect
 from jaxgpt.commands.measuring import perplexity
 from jaxgpt.commands.models import export, import_
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "plan": plan,
     "perplexity": perplexity,
+    "compare": compare,
     "import": import_,
     "export": export,
     "generate": generate,
