@@ -12,6 +12,7 @@ from jaxgpt.commands.looking import demo, inspect
 from jaxgpt.commands.measuring import perplexity
 from jaxgpt.commands.models import export, import_
 from jaxgpt.commands.planning import plan
+from jaxgpt.commands.replies import replies
 from jaxgpt.commands.talking import chat, generate
 from jaxgpt.commands.training import train
 from jaxgpt.interrupts import reliable_interrupts
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "plan": plan,
     "perplexity": perplexity,
     "compare": compare,
+    "replies": replies,
     "import": import_,
     "export": export,
     "generate": generate,

@@ -3,14 +3,13 @@
 import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
-from functools import lru_cache
 
 from jaxgpt.chat.decoding import Decoding, History
 from jaxgpt.chat.engine import BOT, USER, Engine, Limits
+from jaxgpt.chat.prompts import Prompts
 from jaxgpt.chat.rerank import Candidates, best_reply
 from jaxgpt.chat.streaming import encodable, settled
-from jaxgpt.data.dialogue import Conversation, EncodedConversation, Turn
-from jaxgpt.data.tokenizer import Tokenizer
+from jaxgpt.data.dialogue import EncodedConversation, Turn
 from jaxgpt.errors import UserError
 
 
@@ -40,11 +39,9 @@ class Bot:
         self._engine, self._history, self._candidates, self._note = engine, history or History(), candidates, note
         self.names = names
         if candidates is not None:
-            candidates.check(engine)
-        self._stop = engine.format.stop_ids(engine.tokenizer)
-        # A reply begins with something to read: not with the end of a turn, and not with white space.
-        ends = {*self._stop, engine.tokenizer.eos_token_id}
-        self._not_first = (*_ids_without_text(engine.tokenizer, engine.cfg.vocab_size), *sorted(ends))
+            candidates.check(engine.format, engine.tokenizer)
+        self._prompts = Prompts(engine.format, engine.tokenizer, engine.cfg.vocab_size, engine.cfg.n_positions)
+        self._stop, self._not_first = self._prompts.stop_ids, self._prompts.not_first
         self.decoding = decoding
         self.restart()
 
@@ -99,14 +96,14 @@ class Bot:
 
     def _answer(self, turns: list[Turn], attempt: int) -> Generator[str, None, None]:
         number = len(turns)
-        limits = Limits(self._max_new_tokens, tuple(self._stop), self._not_first, (number, attempt))
+        limits = Limits(self._max_new_tokens, self._stop, self._not_first, (number, attempt))
         prompt, seen = self._prompt(turns)
         sent = said = ""
         ids: list[int] = []
         with closing(self._ids(prompt, seen, limits)) as drawn:
             for id_ in drawn:
                 ids.append(id_)
-                said = self._visible(ids)
+                said = self._prompts.visible(ids)
                 certain = settled(said).rstrip()  # white space waits until something follows it
                 if len(certain) > len(sent):
                     yield certain[len(sent) :]
@@ -122,48 +119,24 @@ class Bot:
             yield from self._engine.stream(prompt, self._decoding, limits)
             return
         replies = self._engine.draw(prompt, self._candidates.n, self._decoding, limits)
-        texts = [self._visible(ids).rstrip() for ids in replies]
+        texts = [self._prompts.visible(ids).rstrip() for ids in replies]
         yield from best_reply(self._engine, self._candidates, prompt, seen, replies, texts)
 
     def _prompt(self, turns: list[Turn]) -> tuple[EncodedConversation, list[Turn]]:
         """What the model is to continue, and the turns in it: as many of the last ones as there is room for."""
-        engine, history = self._engine, self._history
-        whole = engine.format.prompt(Conversation(tuple(turns)), BOT, engine.tokenizer)
-        length, fits = len(whole.ids), engine.cfg.n_positions - self._max_new_tokens
-        room = min(fits, history.tokens or fits)
-        first_wanted = len(turns) - min(history.turns or len(turns), len(turns))
-        first = next((n for n in range(first_wanted, len(turns)) if length - whole.starts[n] <= room), len(turns) - 1)
-        if length - whole.starts[first] > room:
+        prompt = self._prompts.cut(turns, BOT, self._max_new_tokens, self._history)
+        if prompt.cut_within:
             self._note_once(
-                f"your message is longer than the {room} tokens there is room for; its beginning is left out"
+                f"your message is longer than the {prompt.room} tokens there is room for; its beginning is left out"
             )
-        elif first > first_wanted and room == fits:
+        elif prompt.lacks_turns:
             self._note_once(
-                f"the conversation no longer fits the model's {engine.cfg.n_positions} tokens; "
+                f"the conversation no longer fits the model's {self._engine.cfg.n_positions} tokens; "
                 "its first turns are left out"
             )
-        begin = max(whole.starts[first], length - room)
-        cut = EncodedConversation(
-            whole.ids[begin:],
-            whole.weights[begin:],
-            whole.roles[begin:],
-            tuple(max(start - begin, 0) for start in whole.starts[first:]),
-        )
-        return cut, turns[first:]
+        return prompt.encoded, prompt.turns
 
     def _note_once(self, text: str) -> None:
         if text not in self._noted:
             self._noted.add(text)
             self._note(text)
-
-    def _visible(self, ids: list[int]) -> str:
-        """Text of a reply, without white space before it and without the tokens that end it."""
-        if ids[-len(self._stop) :] == self._stop:
-            ids = ids[: -len(self._stop)]
-        tokenizer = self._engine.tokenizer
-        return tokenizer.decode([id_ for id_ in ids if id_ != tokenizer.eos_token_id]).lstrip()
-
-
-@lru_cache(maxsize=2)
-def _ids_without_text(tokenizer: Tokenizer, vocab_size: int) -> tuple[int, ...]:
-    return tuple(id_ for id_ in range(vocab_size) if not tokenizer.decode([id_]).strip())

@@ -46,11 +46,8 @@ def draw_seed(decoding: Decoding, limits: Limits) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
 
-class Engine(Protocol):
-    """A model that continues conversations. Every token of a reply carries the role BOT.
-
-    What a call returns depends on its arguments alone, never on the calls before it.
-    """
+class Reader(Protocol):
+    """A model that says how likely conversations are."""
 
     @property
     def cfg(self) -> ModelConfig: ...
@@ -58,6 +55,21 @@ class Engine(Protocol):
     def tokenizer(self) -> Tokenizer: ...
     @property
     def format(self) -> DialogueFormat: ...
+
+    def mean_log_likelihood(self, conversations: list[EncodedConversation]) -> list[float]:
+        """Of each conversation's ids with weight above 0, given all ids before them: nats per token, weights as given.
+
+        The mean is weighted: sum of weight * log p over sum of weights. No decoding filter is applied. Lengths may
+        differ, none is above n_positions, and each has a weight above 0 somewhere after position 0.
+        """
+        ...
+
+
+class Engine(Reader, Protocol):
+    """A model that continues conversations as well. Every token of a reply carries the role BOT.
+
+    What a call returns depends on its arguments alone, never on the calls before it.
+    """
 
     def stream(self, prompt: EncodedConversation, decoding: Decoding, limits: Limits) -> Iterator[int]:
         """Ids of one reply as they are drawn, those that end it included. Closing the iterator stops the work.
@@ -68,14 +80,6 @@ class Engine(Protocol):
 
     def draw(self, prompt: EncodedConversation, n: int, decoding: Decoding, limits: Limits) -> list[list[int]]:
         """Ids of n replies drawn in one batch, those that end them included. `decoding.draws` must be true."""
-        ...
-
-    def mean_log_likelihood(self, conversations: list[EncodedConversation]) -> list[float]:
-        """Of each conversation's ids with weight above 0, given all ids before them: nats per token, weights as given.
-
-        The mean is weighted: sum of weight * log p over sum of weights. No decoding filter is applied. Lengths may
-        differ, none is above n_positions, and each has a weight above 0 somewhere after position 0.
-        """
         ...
 
 

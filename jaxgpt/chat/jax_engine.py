@@ -12,16 +12,12 @@ import numpy as np
 
 from jaxgpt.chat.decoding import Decoding
 from jaxgpt.chat.engine import BOT, Limits, describe, draw_seed
+from jaxgpt.chat.jax_reader import JaxReader
 from jaxgpt.data.dialogue import EncodedConversation
 from jaxgpt.decode.beam import beam_search
 from jaxgpt.decode.loop import State, advance, bucket, drawn_ids, empty_state, fill, row_keys
-from jaxgpt.decode.prepare import for_decoding
 from jaxgpt.decode.rules import Modes, Rules, make_rules
 from jaxgpt.model.block import LayerCache
-from jaxgpt.model.gpt2 import hidden_states, output_table
-from jaxgpt.model.loss import token_nll
-from jaxgpt.model.stack import Params
-from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.models import load_model
 
 _PIECE = 2  # tokens that are drawn before the host looks: enough to hide the way there and back, too few to notice
@@ -44,14 +40,12 @@ def _tokens(prompt: EncodedConversation) -> np.ndarray:
     return np.stack([prompt.ids, prompt.roles]).astype(np.int32)
 
 
-class JaxEngine:
+class JaxEngine(JaxReader):
     """See engine.Engine. Keys and values stay for the longest beginning that two prompts have in common."""
 
     def __init__(self, folder: Path):
-        described = describe(folder)
-        self.tokenizer, self.format = described.tokenizer, described.format
-        model = load_model(folder)
-        self.cfg, self._params = for_decoding(model.cfg, model.params)
+        dialogue_format = describe(folder).format  # which may refuse, so it comes before the weights
+        super().__init__(load_model(folder), dialogue_format)
         self._lock = threading.Lock()
         self._kept: _Kept | None = None  # whoever uses it takes it away; without it a call begins anew
 
@@ -84,18 +78,6 @@ class JaxEngine:
         rows = rows._replace(keys_B=row_keys(seed, n))
         rows = self._advance(modes, rules, rows, len(prompt.ids) + limits.max_new_tokens)
         return drawn_ids(rows, rules)
-
-    def mean_log_likelihood(self, conversations: list[EncodedConversation]) -> list[float]:
-        width = min(bucket(max(len(one.ids) for one in conversations)), self.cfg.n_positions)
-
-        def padded(name: str, dtype: type) -> np.ndarray:
-            return np.stack([np.pad(getattr(one, name), (0, width - len(one.ids))) for one in conversations]).astype(
-                dtype
-            )
-
-        ids_BT, weights_BT = padded("ids", np.int32), padded("weights", np.float32)[:, 1:]
-        nll_BT = _nll(self.cfg, self._params, ids_BT, padded("roles", np.int32))
-        return (-(np.asarray(nll_BT) * weights_BT).sum(1) / weights_BT.sum(1)).tolist()
 
     def _rules(self, decoding: Decoding, limits: Limits) -> tuple[Modes, Rules]:
         return make_rules(
@@ -133,7 +115,7 @@ class JaxEngine:
         )
         missing = length - 1 - common
         if missing:
-            state = fill(self.cfg, self._params, state, jnp.int32(common), min(bucket(missing), slots))
+            state = fill(self.cfg, self.params, state, jnp.int32(common), min(bucket(missing), slots))
         return state
 
     def _slots(self, wanted: int) -> int:
@@ -147,14 +129,14 @@ class JaxEngine:
 
     def _advance(self, modes: Modes, rules: Rules, state: State, until: int) -> State:
         filler = jnp.int32(self.tokenizer.eos_token_id)
-        return advance(self.cfg, modes, self._params, rules, state, jnp.int32(until), filler)
+        return advance(self.cfg, modes, self.params, rules, state, jnp.int32(until), filler)
 
     def _search(
         self, prompt: EncodedConversation, decoding: Decoding, limits: Limits, modes: Modes, rules: Rules
     ) -> list[int]:
         found = beam_search(
             self.cfg,
-            self._params,
+            self.params,
             [prompt.ids.tolist()],
             [prompt.roles.tolist()],
             limits.max_new_tokens,
@@ -165,11 +147,3 @@ class JaxEngine:
             rules,
         )
         return found[0][0]
-
-
-@partial(jax.jit, static_argnums=0)
-def _nll(cfg: ModelConfig, params: Params, ids_BT: jax.Array, roles_BT: jax.Array) -> jax.Array:
-    """(B, T - 1) nats of each token after the first, given those before it."""
-    hidden_BTE = hidden_states(cfg, params, ids_BT, roles_BT=roles_BT)[:, :-1]
-    hidden_NE, targets_N = hidden_BTE.reshape(-1, cfg.table_width), ids_BT[:, 1:].reshape(-1)
-    return token_nll(hidden_NE, output_table(params), targets_N, cfg.vocab_size).reshape(ids_BT.shape[0], -1)

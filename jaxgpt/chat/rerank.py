@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxgpt.chat.engine import BOT, Engine
-from jaxgpt.data.dialogue import Conversation, EncodedConversation, Turn
+from jaxgpt.chat.engine import BOT, Reader
+from jaxgpt.data.dialogue import Conversation, DialogueFormat, EncodedConversation, Turn
+from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
 
 
@@ -20,19 +21,19 @@ class Candidates:
     """n: replies to draw; reverse: a model of the same pages built with `--reverse`, or None for own likelihood."""
 
     n: int
-    reverse: Engine | None = None
+    reverse: Reader | None = None
 
     def __post_init__(self) -> None:
         if self.n < 2:
             raise UserError(f"--candidates is {self.n}; it must be 2 or more for one to be chosen")
 
-    def check(self, engine: Engine) -> None:
-        """UserError unless the reverse model reads what `engine` writes."""
+    def check(self, dialogue_format: DialogueFormat, tokenizer: Tokenizer) -> None:
+        """UserError unless the reverse model reads what a model with these writes."""
         if self.reverse is None:
             return
         for what, ours, theirs in (
-            ("dialogue_format", engine.format.name, self.reverse.format.name),
-            ("tokenizer", engine.tokenizer.hash[:12], self.reverse.tokenizer.hash[:12]),
+            ("dialogue_format", dialogue_format.name, self.reverse.format.name),
+            ("tokenizer", tokenizer.hash[:12], self.reverse.tokenizer.hash[:12]),
         ):
             if ours != theirs:
                 raise UserError(
@@ -42,29 +43,33 @@ class Candidates:
 
 
 def best_reply(
-    engine: Engine,
+    engine: Reader,
     candidates: Candidates,
     prompt: EncodedConversation,
     turns: list[Turn],
     replies: list[list[int]],
     texts: list[str],
+    role: int = BOT,
 ) -> list[int]:
-    """The one of `replies` (ids) with the highest score; turns: those in the prompt; texts: of the replies."""
+    """The one of `replies` (ids) with the highest score; turns: those in the prompt; texts: of the replies.
+
+    role: of who replies.
+    """
     if candidates.reverse is None:
-        scores = own_scores(engine, prompt, replies)
+        scores = own_scores(engine, prompt, replies, role)
     else:
-        scores = reverse_scores(candidates.reverse, turns, texts)
+        scores = reverse_scores(candidates.reverse, turns, texts, role)
     return replies[int(np.argmax(scores))]
 
 
-def own_scores(engine: Engine, prompt: EncodedConversation, replies: list[list[int]]) -> list[float]:
+def own_scores(engine: Reader, prompt: EncodedConversation, replies: list[list[int]], role: int = BOT) -> list[float]:
     """log P(reply | prompt) of each, in nats per token, what ends it included."""
     return engine.mean_log_likelihood(
         [
             EncodedConversation(
                 np.concatenate([prompt.ids, np.array(reply, np.int64)]),
                 np.repeat(np.array([0.0, 1.0], np.float32), [len(prompt.ids), len(reply)]),
-                np.concatenate([prompt.roles, np.full(len(reply), BOT, np.uint8)]),
+                np.concatenate([prompt.roles, np.full(len(reply), role, np.uint8)]),
                 prompt.starts,
             )
             for reply in replies
@@ -72,13 +77,13 @@ def own_scores(engine: Engine, prompt: EncodedConversation, replies: list[list[i
     )
 
 
-def reverse_scores(reverse: Engine, turns: list[Turn], texts: list[str]) -> list[float]:
+def reverse_scores(reverse: Reader, turns: list[Turn], texts: list[str], role: int = BOT) -> list[float]:
     """log P(turns | reply) of each, in nats per token: the reply first, then the turns from the last to the first.
 
     As in reversed pages the first to speak has role 0. All replies are asked about the same tokens: about as many
     last turns as fit behind the longest of them.
     """
-    backward = [Turn(turn.text, turn.role ^ BOT) for turn in reversed(turns)]
+    backward = [Turn(turn.text, turn.role ^ role) for turn in reversed(turns)]
     encoded = [_encoded(reverse, (Turn(text, 0, 0.0), *backward)) for text in texts]
     room = reverse.cfg.n_positions - max(one.starts[1] for one in encoded)
     if room < 1:
@@ -94,7 +99,7 @@ def reverse_scores(reverse: Engine, turns: list[Turn], texts: list[str]) -> list
     return reverse.mean_log_likelihood([_first(one, one.starts[1] + context) for one in encoded])
 
 
-def _encoded(engine: Engine, turns: tuple[Turn, ...]) -> EncodedConversation:
+def _encoded(engine: Reader, turns: tuple[Turn, ...]) -> EncodedConversation:
     texts = [engine.format.turn_text(turn) for turn in turns]
     return engine.format.join(Conversation(turns), engine.tokenizer.encode_batch(texts), engine.tokenizer)
 

@@ -133,7 +133,7 @@ def test_the_bot_says_the_best_of_them(engines: dict[str, TorchEngine], with_rev
         patch.setattr(engine, "draw", lambda *args: drawn.append(draw(*args)) or drawn[-1])
         assert spying.reply("hello there") == said
     (replies,) = drawn
-    texts = [spying._visible(ids).rstrip() for ids in replies]
+    texts = [spying._prompts.visible(ids).rstrip() for ids in replies]
     assert len(set(texts)) == 6
     scores = reverse_scores(reverse, [TURNS[0]], texts) if reverse else own_scores(engine, prompt, replies)
     assert said == texts[int(np.argmax(scores))]
