@@ -1,5 +1,7 @@
 """Every file in configs/ is a configuration that loads, and its header says how to run it."""
 
+import dataclasses
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,11 @@ from jaxgpt.config import Config
 from jaxgpt.errors import UserError
 from jaxgpt.model_config import ModelConfig
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+REPOSITORY = Path(__file__).parent.parent
+FOLDER = REPOSITORY / "configs"
+STUDY = FOLDER / "compare_gpt2_algpt2"
+# Those of experiments have a form of their own, and tests of their own.
+CONFIGS = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "experiments")
 
 
 def build(content: dict) -> Config:
@@ -32,7 +38,7 @@ def test_a_config_loads_and_says_how_to_run_it(path: Path) -> None:
     cfg = build(yaml.safe_load(text))
     assert cfg.output.startswith("runs/")
     header = [line for line in text.splitlines() if line.startswith("#")]
-    assert any(f"jaxgpt train --config configs/{path.name}" in line for line in header)
+    assert any(f"jaxgpt train --config {path.relative_to(REPOSITORY)}" in line for line in header)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +57,27 @@ def test_a_config_loads_and_says_how_to_run_it(path: Path) -> None:
 )
 def test_the_sizes_are_the_published_ones(name: str, millions: float) -> None:
     """Counts of Hugging Face's checkpoints, and of the ALGPT-2 write-up with a tied table."""
-    cfg = build(yaml.safe_load((CONFIGS[0].parent / f"{name}.yaml").read_text()))
+    cfg = build(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()))
     assert round(cfg.model.n_params / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize(("embed_dim", "millions"), [(None, 46.47), (512, 34.13), (256, 20.61), (128, 13.85)])
+def test_the_study_has_the_models_of_the_write_up(embed_dim: int | None, millions: float) -> None:
+    """Its 47M, 34M, 20M and 13M; the small study has widths in the same ratio to the model's."""
+    full, small = (build(yaml.safe_load((STUDY / f"{name}.yaml").read_text())).model for name in ("full", "small"))
+    assert round(dataclasses.replace(full, share="all", embed_dim=embed_dim).n_params / 1e6, 2) == millions
+    script = (STUDY / "study").read_text()
+    assert f"widths=({' '.join(str(width * small.n_embd // full.n_embd) for width in (512, 256, 128))})" in script
+    assert "widths=(512 256 128)" in script
+
+
+def test_the_study_says_how_it_is_called() -> None:
+    done = subprocess.run([STUDY / "study", "large"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "study small | full ARCHIVE" in done.stderr
+    done = subprocess.run([STUDY / "study", "full"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "the archive of OpenWebText is missing" in done.stderr
 
 
 def test_distilgpt2_is_small_with_half_the_layers() -> None:
