@@ -8,6 +8,7 @@ from io import TextIOWrapper
 from jaxgpt.caches import keep_compiled
 from jaxgpt.command import PROG, fail, run
 from jaxgpt.commands.comparing import compare
+from jaxgpt.commands.experimenting import experiment
 from jaxgpt.commands.looking import demo, inspect
 from jaxgpt.commands.measuring import perplexity
 from jaxgpt.commands.models import export, import_
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "plan": plan,
     "perplexity": perplexity,
     "compare": compare,
+    "experiment": experiment,
     "replies": replies,
     "import": import_,
     "export": export,
