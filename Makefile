@@ -40,6 +40,7 @@ bench: .venv/installed  ## our numbers beside the peer's
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/perplexity.py
 
 clean:  ## remove the environment and caches; runs/ and data/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info
