@@ -32,7 +32,7 @@ def perplexity(arguments: list[str]) -> None:
     args = parse(parser, arguments)
     options = DataOptions(**{name: getattr(args, name) for name in DataOptions.__dataclass_fields__})
 
-    from jaxgpt.evaluate.measuring import check_options, measure_on
+    from jaxgpt.evaluate.measuring import check_options, is_pages, measure_on
     from jaxgpt.evaluate.report import lines
     from jaxgpt.evaluate.subject import open_subject
 
@@ -40,7 +40,8 @@ def perplexity(arguments: list[str]) -> None:
     subject = open_subject(args.model, args.step, args.tokenizer, args.batch_size)
     found = measure_on(subject, options)
     where = args.model if subject.step is None else f"{args.model} (step {subject.step})"
-    print(f"{where} on {args.data}, tokenizer {subject.tokenizer.hash[:12]}")
+    split = f", split {options.split or 'valid'}" if is_pages(args.data) else ""
+    print(f"{where} on {args.data}{split}, tokenizer {subject.tokenizer.hash[:12]}")
     for line in lines(found):
         print(f"  {line}")
     if args.json:

@@ -35,7 +35,7 @@ _TAKERS = {
 
 def check_options(options: DataOptions) -> None:
     """UserError where an option is given that the data or the protocols have no use for."""
-    default, kind = DataOptions(""), "pages" if _is_pages(options.data) else options.data.partition(":")[0]
+    default, kind = DataOptions(""), "pages" if is_pages(options.data) else options.data.partition(":")[0]
     given = [name for name in _TAKERS if getattr(options, name) != getattr(default, name)]
     for name in given if kind in ("pages", lambada.NAME, *STANDARD, *KINDS) else ():
         require(
@@ -76,7 +76,7 @@ def figures_on(subject: Subject, options: DataOptions) -> list[Measured]:
 
 def is_text(data: str) -> bool:
     """Whether it is documents, which have protocols to choose from."""
-    return not _is_pages(data) and data.partition(":")[0] not in (lambada.NAME, *_DIALOGUE)
+    return not is_pages(data) and data.partition(":")[0] not in (lambada.NAME, *_DIALOGUE)
 
 
 def on_text(subject: Subject, corpus: Corpus, options: DataOptions) -> list[Measured]:
@@ -87,7 +87,7 @@ def on_text(subject: Subject, corpus: Corpus, options: DataOptions) -> list[Meas
 
 
 def _on_pages_or_dialogue(subject: Subject, options: DataOptions) -> Perplexity | DialogueNll:
-    if _is_pages(options.data):
+    if is_pages(options.data):
         return _on_pages(subject, options.data.removeprefix("pages:"), options)
     return _on_dialogue(subject, options)
 
@@ -102,7 +102,8 @@ def format_of(name: str, model: Model | None, given: str | None) -> DialogueForm
     return FORMATS[chosen]
 
 
-def _is_pages(data: str) -> bool:
+def is_pages(data: str) -> bool:
+    """Whether it is a folder that make_tfrecords.py wrote."""
     return data.startswith(("pages:", "gs://")) or Path(data).is_dir()
 
 

@@ -102,7 +102,9 @@ def test_the_command_prints_one_json_object_last(
     tags_run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.perplexity(["--model", str(tags_run.run), "--data", str(tags_run.pages), "--json"])
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    out = capsys.readouterr().out.splitlines()
+    assert ", split valid, tokenizer " in out[0]
+    result = json.loads(out[-1])
     assert list(result) == [
         "token_perplexity",
         "word_perplexity",

@@ -62,7 +62,8 @@ def measured(capsys: pytest.CaptureFixture[str]) -> Json:
         cli.perplexity(["--model", str(model), "--data", data, *others, "--json"])
         *lines, last = capsys.readouterr().out.splitlines()
         assert lines[0].startswith(str(model))
-        assert f" on {data}, tokenizer " in lines[0]
+        assert f" on {data}, " in lines[0]
+        assert ", tokenizer " in lines[0]
         assert len(lines) > 2
         assert all(line.startswith("  ") for line in lines[1:])
         return json.loads(last)
