@@ -38,10 +38,15 @@ _SEED_DIGITS = 20
 
 @dataclass
 class _Talk:
-    """One browser page's conversation. halted: whether the reply that is being drawn is no longer wanted."""
+    """One browser page's conversation.
+
+    halted: whether the reply that is being drawn is no longer wanted
+    typed: what stands in the box once it is free again; None where nobody waits for it
+    """
 
     bot: Bot
     halted: bool = False
+    typed: str | None = None
 
 
 class _Handlers:
@@ -84,11 +89,11 @@ class _Handlers:
         begin: Callable[[Bot], Generator[str, None, None]],
         typed: str = "",
     ) -> Iterator[tuple[Any, ...]]:
-        """States of the page while a reply is drawn. typed: what stands in the box afterwards."""
+        """States of the page while a reply is drawn; `free` then gives the box back with `typed`, or what was said."""
         import gradio as gr
 
         with self._engine:
-            talk.halted, reply = False, ""
+            talk.halted, talk.typed, reply = False, typed, ""
             yield talk, shown, _box(typed, busy=True)
             try:
                 talk.bot.decoding = _decoding(talk.bot.decoding, settings)
@@ -97,15 +102,28 @@ class _Handlers:
                         reply += piece
                         yield gr.skip(), [*shown, _message("assistant", reply)], gr.skip()
                         if talk.halted:
-                            typed = said or typed
+                            talk.typed = said or typed
                             break
             except UserError as error:
                 gr.Warning(str(error))
-                typed = said or typed
+                talk.typed = said or typed
             except Exception:
-                yield talk, _messages(talk.bot), _box(said or typed, busy=False)  # or nobody could type any more
+                talk.typed = said or typed
+                yield talk, _messages(talk.bot), gr.skip()  # what was drawn so far is no turn
                 raise
-            yield talk, _messages(talk.bot), _box(typed, busy=False)
+            yield talk, _messages(talk.bot), gr.skip()
+
+    def free(self, talk: _Talk | None) -> Any:
+        """Lets the user type again.
+
+        Not the last state of `say`: Gradio drops what is submitted between an event's last state and its end.
+        """
+        import gradio as gr
+
+        if talk is None or talk.typed is None:
+            return gr.skip()
+        typed, talk.typed = talk.typed, None
+        return _box(typed, busy=False)
 
     def halt(self, talk: _Talk | None) -> None:
         """Ends the reply that is being drawn; the conversation is then as before, and what was said in the box."""
@@ -179,8 +197,10 @@ def build(new_bot: NewBot, title: str, n_positions: int) -> "gr.Blocks":
             "show_progress_on": box,
         }
         now: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
-        box.submit(handlers.say, [talk, box, *settings], [talk, chat, box], **one)
-        retry.click(handlers.retry, [talk, box, *settings], [talk, chat, box], **one)
+        said = box.submit(handlers.say, [talk, box, *settings], [talk, chat, box], **one)
+        retried = retry.click(handlers.retry, [talk, box, *settings], [talk, chat, box], **one)
+        for answered in (said, retried):
+            answered.then(handlers.free, [talk], [box], **now, queue=False)  # a full queue must not keep the box
         undo.click(handlers.undo, [talk], [chat, box], **one)
         box.stop(handlers.halt, [talk], None, **now)
         clear.click(handlers.halt, [talk], None, **now).then(handlers.clear, [talk], [chat, box], **one)

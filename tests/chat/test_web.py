@@ -1,15 +1,17 @@
 """The web page in a real browser: what a person sees and does there."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from os import geteuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from web_server import PATIENCE, Echo, Running, running, until
 
 from jaxgpt.chat.decoding import Decoding
 from jaxgpt.chat.engine import open_engine
+from jaxgpt.chat.web_page import _Handlers
 
 if TYPE_CHECKING:
     from conftest import TinyRun
@@ -149,6 +151,24 @@ def test_retry_undo_and_clear(site: Running[Echo], open_page: Open) -> None:
     assert site.bots[-1].turns == []
     page.say("three")
     page.shows("three", "attempt 0: three")
+
+
+def test_a_message_sent_as_soon_as_the_box_is_free_is_answered(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say = _Handlers.say
+
+    def ends_late(self: _Handlers, *arguments: Any) -> Iterator[tuple[Any, ...]]:
+        yield from say(self, *arguments)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(_Handlers, "say", ends_late)
+    with running(Echo()) as site:
+        page = open_page(site)
+        page.say("one")
+        page.shows("one", "attempt 0: one")
+        page.say("two")
+        page.shows("one", "attempt 0: one", "two", "attempt 0: two")
 
 
 def test_stop(site: Running[Echo], open_page: Open) -> None:
