@@ -1,10 +1,10 @@
 """`jaxgpt compare`."""
 
 from pathlib import Path
-from typing import Literal
 
 from jaxgpt.checks import require
 from jaxgpt.command import make_parser, parse, print_json
+from jaxgpt.data.dialogue import FormatName
 
 
 def compare(arguments: list[str]) -> None:
@@ -20,9 +20,7 @@ def compare(arguments: list[str]) -> None:
     parser.add_argument("--context", type=int | None, default=None, help="as in `jaxgpt perplexity`")
     parser.add_argument("--stride", type=int | None, default=None, help="as in `jaxgpt perplexity`")
     parser.add_argument("--split", type=str, default="valid", help="of pages")
-    parser.add_argument(
-        "--format", type=Literal["eos", "tags", "sep"] | None, default=None, help="as in `jaxgpt perplexity`"
-    )
+    parser.add_argument("--format", type=FormatName | None, default=None, help="as in `jaxgpt perplexity`")
     parser.add_argument("--prompt", type=str, nargs="+", default=[], help="texts that each model continues")
     parser.add_argument("--new_tokens", type=int, default=60, help="tokens of a continuation")
     parser.add_argument("--json", action="store_true", help="print the report as JSON in the last line")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jaxgpt.checks import require
 from jaxgpt.command import add_step, make_parser, parse, print_json
+from jaxgpt.data.dialogue import FormatName
 from jaxgpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -106,9 +107,7 @@ def _parser() -> "ArgumentParser":
     parser.add_argument("--candidates", type=int, default=_CANDIDATES, help="of mmi")
     parser.add_class_arguments(Decoding)
     parser.add_argument("--batch_size", type=int, default=32, help="rows at once; each candidate or beam is one")
-    parser.add_argument(
-        "--format", type=Literal["eos", "tags", "sep"] | None, default=None, help="for models that do not say theirs"
-    )
+    parser.add_argument("--format", type=FormatName | None, default=None, help="for models that do not say theirs")
     parser.add_argument("--hypotheses", type=str, nargs="+", default=[], help="NAME=FILE of replies to measure as well")
     parser.add_argument("--role", type=Literal[0, 1], default=1, help="of conversations: who answers")
     parser.add_argument("--last", action="store_true", help="of conversations: only the last answer of each")

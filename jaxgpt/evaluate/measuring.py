@@ -65,11 +65,7 @@ def measure_on(subject: Subject, options: DataOptions) -> dict[str, Any]:
 
 
 def figures_on(subject: Subject, options: DataOptions) -> list[Measured]:
-    """Of pages or dialogue; UserError also for LAMBADA, which has no figures of this kind."""
-    require(
-        options.data.partition(":")[0] != lambada.NAME,
-        f"--data {options.data} is measured by itself: jaxgpt perplexity --model {subject.name} --data {options.data}",
-    )
+    """Of pages or dialogue."""
     found = _on_pages_or_dialogue(subject, options)
     return list(found) if isinstance(found, Perplexity) else list(found.figures)
 

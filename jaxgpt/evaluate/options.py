@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxgpt.checks import require
+from jaxgpt.data.dialogue import FormatName
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class DataOptions:
     stride: int | None = None
     text_field: str = "text"
     separator: str | None = None
-    format: Literal["eos", "tags", "sep"] | None = None
+    format: FormatName | None = None
 
     def __post_init__(self) -> None:
         for name in ("context", "stride"):
