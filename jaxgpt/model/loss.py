@@ -1,6 +1,6 @@
 """Final projection and cross-entropy in one, with the backward pass written by hand.
 
-Dimensions: N tokens, D n_embd, V vocabulary (padded), C tokens of a chunk.
+Dimensions: N tokens, D n_embd, V vocabulary (padded), C tokens of a chunk, R rows of a piece of the table.
 """
 
 from functools import partial
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 # Most tokens whose logits exist at the same time. Large enough for full-speed matrix products, small enough that the
 # logits of GPT-2's vocabulary (103 MB in float32) come and go in one buffer.
 _CHUNK = 512
+_PIECE = 1024  # about as many rows of the table, where logits are for all tokens but not for the whole vocabulary
 
 
 def _chunks(x: jax.Array) -> jax.Array:
@@ -27,23 +28,41 @@ def token_nll(hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, v
     hidden_ND: after the last LayerNorm, in the dtype of the matrix products.
     table_VD: the tied embedding table, float32; its rows from `vocab_size` on are padding and get no probability.
     """
-    parts = (_chunks(hidden_ND), _chunks(targets_N))
-    nll = jax.lax.map(lambda part: _exps(part[0], part[1], table_VD, vocab_size)[0], parts)
-    return nll.reshape(-1)[: targets_N.shape[0]]
+    return token_scores(hidden_ND, table_VD, targets_N, vocab_size)[0]
 
 
 def token_scores(
     hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, vocab_size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """`token_nll`, and whether no other token is likelier than the target -> (N,) bool."""
+    """`token_nll`, and whether no other token is likelier than the target -> (N,) bool.
 
-    def chunk(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        nll_C, exps_CV, _ = _exps(*part, table_VD, vocab_size)
-        return nll_C, jnp.take_along_axis(exps_CV, part[1][:, None], axis=-1)[:, 0] == 1.0
+    The vocabulary comes in pieces: a piece's logits stay in a processor's cache, and the table is read once.
+    Source: Milakov and Gimelshein 2018, "Online normalizer calculation for softmax".
+    """
+    n_pieces = -(-table_VD.shape[0] // _PIECE)
+    rows = -(-table_VD.shape[0] // n_pieces)
+    rows = min(-(-rows // 16) * 16, table_VD.shape[0])
 
-    nll, likeliest = jax.lax.map(chunk, (_chunks(hidden_ND), _chunks(targets_N)))
-    n_tokens = targets_N.shape[0]
-    return nll.reshape(-1)[:n_tokens], likeliest.reshape(-1)[:n_tokens]
+    def piece(so_far: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+        max_N, sum_N, target_N = so_far
+        begin = jnp.minimum(number * rows, table_VD.shape[0] - rows)
+        table_RD = jax.lax.dynamic_slice_in_dim(table_VD, begin, rows).astype(hidden_ND.dtype)
+        logits_NR = jnp.einsum("ND,RD->NR", hidden_ND, table_RD, preferred_element_type=jnp.float32)
+        tokens_R = begin + jnp.arange(rows)
+        # The last piece begins in the one before it where the table is no multiple of `rows`.
+        new_R = (tokens_R >= number * rows) & (tokens_R < vocab_size)
+        new_max_N = jnp.maximum(max_N, jnp.where(new_R, logits_NR, -jnp.inf).max(-1))
+        exps_NR = jnp.exp(jnp.where(new_R, logits_NR - new_max_N[:, None], -jnp.inf))
+        sum_N = sum_N * jnp.exp(max_N - new_max_N) + exps_NR.sum(-1)
+        at_N = targets_N - begin
+        here_N = jnp.take_along_axis(logits_NR, jnp.clip(at_N, 0, rows - 1)[:, None], axis=-1)[:, 0]
+        return (new_max_N, sum_N, jnp.where((at_N >= 0) & (at_N < rows), here_N, target_N)), None
+
+    nothing_N = jnp.zeros(targets_N.shape, jnp.float32)
+    (max_N, sum_N, target_N), _ = jax.lax.scan(
+        piece, (jnp.full_like(nothing_N, -jnp.inf), nothing_N, nothing_N), jnp.arange(n_pieces)
+    )
+    return jnp.log(sum_N) + max_N - target_N, target_N == max_N
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
