@@ -8,8 +8,7 @@ import numpy as np
 from jaxgpt.data.dialogue import DialogueFormat, EncodedConversation
 from jaxgpt.decode.loop import bucket
 from jaxgpt.decode.prepare import for_decoding
-from jaxgpt.model.gpt2 import hidden_states, output_table
-from jaxgpt.model.loss import token_nll
+from jaxgpt.model.likelihood import target_nll
 from jaxgpt.model.stack import Params
 from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.models import Model
@@ -38,6 +37,4 @@ class JaxReader:
 @partial(jax.jit, static_argnums=0)
 def _nll(cfg: ModelConfig, params: Params, ids_BT: jax.Array, roles_BT: jax.Array) -> jax.Array:
     """(B, T - 1) nats of each token after the first, given those before it."""
-    hidden_BTE = hidden_states(cfg, params, ids_BT, roles_BT=roles_BT)[:, :-1]
-    hidden_NE, targets_N = hidden_BTE.reshape(-1, cfg.table_width), ids_BT[:, 1:].reshape(-1)
-    return token_nll(hidden_NE, output_table(params), targets_N, cfg.vocab_size).reshape(ids_BT.shape[0], -1)
+    return target_nll(cfg, params, ids_BT[:, :-1], ids_BT[:, 1:], roles_BT=roles_BT[:, :-1])

@@ -18,7 +18,9 @@ def perplexity(arguments: list[str]) -> None:
     )
     add_step(parser)
     parser.add_argument("--tokenizer", type=str | None, default=None, help="where the model's files have none")
-    parser.add_argument("--batch_size", type=int | None, default=None, help="windows at once; by default by length")
+    parser.add_argument(
+        "--batch_size", type=int | None, default=None, help="most windows at once; by default by length"
+    )
     parser.add_class_arguments(DataOptions, skip={"protocol"})
     parser.add_argument(
         "--protocol",

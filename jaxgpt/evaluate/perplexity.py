@@ -13,12 +13,12 @@ from jaxgpt.data.manifest import check_fits, check_same_text_format
 from jaxgpt.errors import UserError
 from jaxgpt.evaluate.protocols import Measured, Sums, bits, measured, spread
 from jaxgpt.evaluate.scoring import tokens_per_batch
-from jaxgpt.model.gpt2 import hidden_states, output_table
-from jaxgpt.model.loss import token_nll
+from jaxgpt.model.likelihood import target_nll
 from jaxgpt.model.stack import Params
 from jaxgpt.model_config import ModelConfig
 from jaxgpt.progress import progress_bar
 from jaxgpt.train.models import Model
+from jaxgpt.train.one_behind import one_behind
 from jaxgpt.train.pmapped import Pmapped
 from jaxgpt.train.step import AXIS
 
@@ -76,7 +76,7 @@ def _by_unit(model: Model, pages: Pages) -> tuple[np.ndarray, np.ndarray]:
     n_rows, n_devices = pages.n_rows(shuffled=False), len(parallel.devices)
     of_device = min(max(tokens_per_batch() // pages.seq_len, 1), -(-n_rows // n_devices))
     batch_size = of_device * n_devices
-    compiled = jax.pmap(partial(_nll, model.cfg), axis_name=AXIS, in_axes=(None, 0), devices=parallel.devices)
+    compiled = jax.pmap(partial(_batch_nll, model.cfg), axis_name=AXIS, in_axes=(None, 0), devices=parallel.devices)
     params = parallel.replicate(model.params)
 
     def under_way() -> Iterator[tuple[Batch, jax.Array]]:
@@ -85,7 +85,7 @@ def _by_unit(model: Model, pages: Pages) -> tuple[np.ndarray, np.ndarray]:
 
     found = list[tuple[np.ndarray, np.ndarray]]()
     bar = progress_bar(
-        _one_behind(under_way()), total=-(-n_rows // batch_size), unit="batch", desc=f"perplexity on {pages.split}"
+        one_behind(under_way()), total=-(-n_rows // batch_size), unit="batch", desc=f"perplexity on {pages.split}"
     )
     for batch, nll in bar:
         found.append(_sums(batch, np.asarray(nll).reshape(batch["targets"].shape)))
@@ -93,28 +93,10 @@ def _by_unit(model: Model, pages: Pages) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(nll_sums), np.concatenate(tokens)
 
 
-def _nll(cfg: ModelConfig, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+def _batch_nll(cfg: ModelConfig, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
     """(B, T), also of targets that don't count."""
-    hidden_BTE = hidden_states(
-        cfg,
-        params,
-        batch["input_ids"],
-        positions_BT=batch.get("positions"),
-        segments_BT=batch.get("segments"),
-        roles_BT=batch.get("roles"),
-    )
-    targets_BT = batch["targets"]
-    hidden_NE = hidden_BTE.reshape(-1, cfg.table_width)
-    return token_nll(hidden_NE, output_table(params), targets_BT.reshape(-1), cfg.vocab_size).reshape(targets_BT.shape)
-
-
-def _one_behind(items: Iterator[tuple[Batch, jax.Array]]) -> Iterator[tuple[Batch, jax.Array]]:
-    """The same, each when the next one is under way already, so that reading it does not stop the devices."""
-    before = next(items)
-    for item in items:
-        yield before
-        before = item
-    yield before
+    inputs = {f"{name}_BT": batch.get(name) for name in ("positions", "segments", "roles")}
+    return target_nll(cfg, params, batch["input_ids"], batch["targets"], **inputs)
 
 
 def _sums(batch: Batch, nll_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from jaxgpt.model.gpt2 import hidden_states, output_table
 from jaxgpt.model.loss import token_scores
 from jaxgpt.model.stack import Params
 from jaxgpt.model_config import ModelConfig
+from jaxgpt.train.one_behind import one_behind
 from jaxgpt.train.pmapped import Pmapped
 from jaxgpt.train.step import AXIS
 
@@ -57,7 +58,7 @@ class JaxScorer:
     Texts of about the same length are scored together, filled up at their ends, which a causal model does not see. Only
     the hidden states that predict something meet the output table.
 
-    batch_size: texts at once over all devices; None chooses it by their length.
+    batch_size: texts at once over all devices, at most; None chooses it by their length.
     """
 
     def __init__(self, cfg: ModelConfig, params: Params, batch_size: int | None = None):
@@ -77,7 +78,10 @@ class JaxScorer:
         shapes: dict[tuple[int, int], list[int]] = {}
         for number, text in enumerate(texts):
             shapes.setdefault(self._shape(text), []).append(number)
-        pending: _Batch | None = None
+        for batch in one_behind(self._under_way(texts, shapes)):
+            yield from _unpacked(texts, batch)
+
+    def _under_way(self, texts: Sequence[Text], shapes: dict[tuple[int, int], list[int]]) -> Iterator["_Batch"]:
         for (length, predicted), numbers in sorted(shapes.items(), reverse=True):
             size = self._rows(length)
             for begin in range(0, len(numbers), size):
@@ -85,12 +89,7 @@ class JaxScorer:
                 # Each number of rows is a program, so what is left at the end gets a power of two of them.
                 rows = min(self._for_all_devices(_power_of_two(len(chosen))), size)
                 arrays = self._parallel.split(_arrays([texts[number] for number in chosen], rows, length))
-                batch = _Batch(chosen, length, self._compiled(self._params, arrays, predicted))
-                if pending:  # read while the devices work on the next ones
-                    yield from _unpacked(texts, pending)
-                pending = batch
-        if pending:
-            yield from _unpacked(texts, pending)
+                yield _Batch(chosen, length, self._compiled(self._params, arrays, predicted))
 
     def _shape(self, text: Text) -> tuple[int, int]:
         """Tokens of the input and how many of them predict something, both rounded up: each pair is a program."""
@@ -100,8 +99,10 @@ class JaxScorer:
         return rounded, min(max(_power_of_two(predicted), _SHORTEST), rounded)
 
     def _rows(self, length: int) -> int:
-        by_length = max(tokens_per_batch() // length, 1) * len(self._parallel.devices)
-        return self._for_all_devices(self._batch_size or by_length)
+        fitting = max(tokens_per_batch() // length, 1) * len(self._parallel.devices)
+        if jax.default_backend() == "cpu":  # more rows only leave its cache
+            return self._for_all_devices(min(self._batch_size or fitting, fitting))
+        return self._for_all_devices(self._batch_size or fitting)
 
     def _for_all_devices(self, rows: int) -> int:
         n_devices = len(self._parallel.devices)

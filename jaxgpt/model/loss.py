@@ -12,6 +12,7 @@ import jax.numpy as jnp
 # logits of GPT-2's vocabulary (103 MB in float32) come and go in one buffer.
 _CHUNK = 512
 _PIECE = 1024  # about as many rows of the table, where logits are for all tokens but not for the whole vocabulary
+_Sums = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def _chunks(x: jax.Array) -> jax.Array:
@@ -43,7 +44,7 @@ def token_scores(
     rows = -(-table_VD.shape[0] // n_pieces)
     rows = min(-(-rows // 16) * 16, table_VD.shape[0])
 
-    def piece(so_far: tuple[jax.Array, ...], number: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+    def piece(so_far: _Sums, number: jax.Array) -> tuple[_Sums, None]:
         max_N, sum_N, target_N = so_far
         begin = jnp.minimum(number * rows, table_VD.shape[0] - rows)
         table_RD = jax.lax.dynamic_slice_in_dim(table_VD, begin, rows).astype(hidden_ND.dtype)

@@ -10,8 +10,9 @@ import numpy as np
 from jaxgpt.data.loader import Pages, evaluation_batches, prefetch
 from jaxgpt.errors import UserError
 from jaxgpt.model.stack import Params
+from jaxgpt.train.one_behind import one_behind
 from jaxgpt.train.parallel import EvalStep, Parallel, check_batch
-from jaxgpt.train.step import STOPS, Metrics
+from jaxgpt.train.step import STOPS
 
 
 class SplitLoss(NamedTuple):
@@ -45,27 +46,16 @@ def split_loss(
     process: this one's number, and how many there are. None where a batch said that a host asks for an end.
     """
     check_batch(len(parallel.devices), batch_size)
-    total, pending = SplitLoss(0.0, 0), None
+    nll_sum, tokens = 0.0, 0
     with closing(prefetch(evaluation_batches(pages, batch_size, limit, *process), 2)) as batches:
-        for batch in progress(batches):
-            sums = eval_step(params, parallel.split(batch))
-            # Read one batch late: the devices are at work on the next one meanwhile.
-            total, stopped = _add(total, pending)
-            if stopped:
+        under_way = (eval_step(params, parallel.split(batch)) for batch in progress(batches))
+        for sums in map(jax.device_get, one_behind(under_way)):
+            if sums[STOPS]:
                 return None
-            pending = sums
-    total, stopped = _add(total, pending)
-    if not stopped and not total.tokens:
+            nll_sum, tokens = nll_sum + float(sums["nll_sum"]), tokens + int(sums["tokens"])
+    if not tokens:
         raise UserError(
             f"no token counts in the first {limit} batches of the split {pages.split!r}; raise eval.batches, or set it "
             "to 0 for the whole split"
         )
-    return None if stopped else total
-
-
-def _add(total: SplitLoss, sums: Metrics | None) -> tuple[SplitLoss, bool]:
-    if sums is None:
-        return total, False
-    host = jax.device_get(sums)
-    new = SplitLoss(total.nll_sum + float(host["nll_sum"]), total.tokens + int(host["tokens"]))
-    return new, bool(host[STOPS])
+    return SplitLoss(nll_sum, tokens)

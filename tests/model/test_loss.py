@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from jaxgpt.model.loss import smoothing, token_nll, weighted_kl, weighted_nll
+from jaxgpt.model.loss import smoothing, token_nll, token_scores, weighted_kl, weighted_nll
 
 D, VOCAB, ROWS = 13, 131, 256
 
@@ -87,6 +87,27 @@ def test_extreme_logits_stay_finite_and_right() -> None:
     for grad, plain in zip(grads, _plain_grads(hidden, table, targets, weights), strict=True):
         assert np.isfinite(grad).all()
         np.testing.assert_allclose(grad, plain, rtol=1e-2, atol=1e-3 * float(np.abs(plain).max()))
+
+
+@pytest.mark.parametrize(
+    ("rows", "vocab"),
+    [(1024, 1024), (1040, 1040), (1041, 1030), (2048, 2047), (2049, 2049), (3333, 3210)],
+)
+def test_pieces_of_the_vocabulary_count_every_token_once(rows: int, vocab: int) -> None:
+    random = np.random.default_rng(rows)
+    hidden, table = (random.normal(size=(n, D)).astype(np.float32) for n in (97, rows))
+    logits = hidden.astype(np.float64) @ table[:vocab].T.astype(np.float64)
+    targets = np.where(np.arange(97) % 2, logits.argmax(-1), np.linspace(0, vocab - 1, 97).astype(np.int64))
+    nll, likeliest = token_scores(hidden, table, jnp.asarray(targets, jnp.int32), vocab)
+    np.testing.assert_allclose(nll, _nll_float64(hidden, table, targets, vocab), rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(likeliest, targets == logits.argmax(-1))
+
+
+def test_a_token_as_likely_as_the_target_does_not_take_its_place() -> None:
+    _, likeliest = token_scores(jnp.ones((2, D)), jnp.ones((1500, D)), jnp.asarray([3, 1400]), 1500)
+    assert likeliest.all()
+    _, likeliest = token_scores(jnp.ones((2, D)), jnp.ones((1500, D)).at[9].add(1e-6), jnp.asarray([3, 9]), 1500)
+    assert likeliest.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("vocab", [128, 131, 255])
