@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt.checks import require
-from jaxgpt.evaluate import lambada
 from jaxgpt.evaluate.by_position import loss_by_position
 from jaxgpt.evaluate.continuation import continue_text
 from jaxgpt.evaluate.corpora import open_corpus
 from jaxgpt.evaluate.curve import Curve, read_curve
-from jaxgpt.evaluate.measuring import figures_on, is_text, on_text
+from jaxgpt.evaluate.lambada import measure_lambada, read_passages
+from jaxgpt.evaluate.measuring import is_lambada, is_text, on_pages_or_dialogue, on_text
 from jaxgpt.evaluate.options import DataOptions
 from jaxgpt.evaluate.paired import Difference, paired
 from jaxgpt.evaluate.protocols import Measured, check_protocols
@@ -20,7 +20,7 @@ from jaxgpt.evaluate.subject import open_subject
 from jaxgpt.evaluate.windows import check_windows
 from jaxgpt.train.run import holds_run, read_config
 
-INDEPENDENT = ("word", "bits_per_byte")  # of the tokenizer
+INDEPENDENT = ("word", "bits_per_byte", "perplexity[last_word]", "accuracy[last_word]")  # of the tokenizer
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Entry:
     flops: float | None
     hours: float | None
     tokenizer: str
-    figures: dict[str, list[Measured]]
+    figures: dict[str, Sequence[Measured]]
     curve: Curve | None
     by_position: np.ndarray | None
     samples: tuple[str, ...]
@@ -68,6 +68,7 @@ def compare(
     _check(names, data, options, new_tokens)
     corpora = {spec: open_corpus(spec, options.text_field, options.separator) for spec in data if is_text(spec)}
     facts = [_facts(name) for name in names]
+    passages = {spec: read_passages(spec) for spec in data if is_lambada(spec)}
     context = options.context or min(most for _, most in facts)
     options = replace(options, context=context, stride=options.stride or context)
     if corpora:
@@ -77,12 +78,15 @@ def compare(
     entries = []
     for name, (entry, _) in zip(names, facts, strict=True):
         subject = open_subject(name, None, None, None)
-        figures = {
-            spec: on_text(subject, corpora[spec], options)
-            if spec in corpora
-            else figures_on(subject, replace(options, data=spec, protocol=[], context=None, stride=None))
-            for spec in data
-        }
+        figures: dict[str, Sequence[Measured]] = {}
+        for spec in data:
+            if spec in corpora:
+                figures[spec] = on_text(subject, corpora[spec], options)
+            elif spec in passages:
+                figures[spec] = measure_lambada(subject.scorer, subject.tokenizer, passages[spec])
+            else:
+                of_spec = replace(options, data=spec, protocol=[], context=None, stride=None)
+                figures[spec] = on_pages_or_dialogue(subject, of_spec).figures
         position = loss_by_position(subject.scorer, subject.tokenizer, text) if text else None
         samples = tuple(continue_text(subject, prompt, new_tokens) for prompt in prompts)
         entries.append(replace(entry, figures=figures, by_position=position, samples=samples))
@@ -95,11 +99,6 @@ def _check(names: Sequence[str], data: Sequence[str], options: DataOptions, new_
     for what, given in (("models", names), ("--data", data)):
         twice = next((one for one in given if given.count(one) > 1), None)
         require(twice is None, f"{what}: {twice} stands there twice; leave it out once")
-    for spec in data:
-        require(
-            spec.partition(":")[0] != lambada.NAME,
-            f"--data {spec} is measured by itself: jaxgpt perplexity --data {spec}",
-        )
     require(new_tokens > 0, f"--new_tokens is {new_tokens}; it must be above 0")
     check_protocols(options.protocol)
 

@@ -11,6 +11,7 @@ from jaxgpt.data.atomic import replacing, write_text
 from jaxgpt.evaluate.compare import Comparison, Entry
 from jaxgpt.evaluate.plots import draw
 from jaxgpt.evaluate.protocols import Measured
+from jaxgpt.evaluate.report import rounded
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -19,6 +20,7 @@ _STYLE = (
     "img{max-width:100%}pre{white-space:pre-wrap;background:#f6f6f6;padding:.7rem}"
     "@media(prefers-color-scheme:dark){body{background:#1b1b1b;color:#ddd}pre{background:#262626}img{background:#fff}}"
 )
+_HOW = " (in nats, below 0 is better; of accuracy in shares, above 0 is better)"
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -60,7 +62,7 @@ def as_markdown(comparison: Comparison) -> str:
     for spec in comparison.data:
         parts += [f"## {spec}", "", *_markdown(_figures(comparison.entries, spec)), ""]
         if comparison.differences[spec]:
-            parts += [f"Difference to {comparison.entries[0].name}:", ""]
+            parts += [f"Difference to {comparison.entries[0].name}{_HOW}:", ""]
             parts += [*_markdown(_differences(comparison, spec)), ""]
     return "\n".join([*parts, *comparison.left_out]).rstrip() + "\n"
 
@@ -86,19 +88,19 @@ def _differences(comparison: Comparison, spec: str) -> Table:
         [
             found.other,
             found.protocol,
-            f"{found.nats:+.4f}",
+            f"{found.difference:+.4f}",
             f"{found.low:+.4f} to {found.high:+.4f}",
             f"{found.p_value:.3f}",
         ]
         for found in comparison.differences[spec]
     ]
-    return ["model", "protocol", "nats", "95 % interval", "p"], rows
+    return ["model", "protocol", "difference", "95 % interval", "p"], rows
 
 
 def _with_interval(figure: Measured) -> str:
-    if figure.low is None:
-        return f"{figure.value:,.3f}"
-    return f"{figure.value:,.3f} [{figure.low:,.3f}, {figure.high:,.3f}]"
+    if figure.low is None or figure.high is None:
+        return rounded(figure.value)
+    return f"{rounded(figure.value)} [{rounded(figure.low)}, {rounded(figure.high)}]"
 
 
 def _short(number: float | None) -> str:
@@ -125,7 +127,7 @@ def _as_html(comparison: Comparison, pictures: dict[str, bytes]) -> str:
     for spec in comparison.data:
         body += [f"<h2>{html.escape(spec)}</h2>", _html_table(_figures(comparison.entries, spec))]
         if comparison.differences[spec]:
-            body.append(f"<p>Difference to {html.escape(comparison.entries[0].name)}, in nats; below 0 is better:</p>")
+            body.append(f"<p>Difference to {html.escape(comparison.entries[0].name)}{_HOW}:</p>")
             body.append(_html_table(_differences(comparison, spec)))
     body += [f"<p>{html.escape(sentence)}</p>" for sentence in comparison.left_out]
     for name, content in pictures.items():

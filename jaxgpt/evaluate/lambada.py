@@ -2,41 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from jaxgpt.data.tokenizer import Tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.evaluate.corpora import from_hub, read_text
-from jaxgpt.evaluate.intervals import ratio_interval
-from jaxgpt.evaluate.protocols import exp
+from jaxgpt.evaluate.protocols import Measured, Sums, measured
 from jaxgpt.evaluate.scoring import Scorer
 from jaxgpt.evaluate.windows import continuation
 from jaxgpt.progress import progress_bar
 
 NAME = "lambada"
-
-
-@dataclass(frozen=True)
-class Lambada:
-    """target: `last_word`, as lm-evaluation-harness' lambada_openai, or `last_token`, as Radford et al. 2019.
-
-    accuracy: share of passages where each of the target's tokens is the likeliest; perplexity: exp of the target's mean
-    nll over passages. Each with its 95 % interval over passages.
-    """
-
-    target: str
-    accuracy: float
-    accuracy_interval: tuple[float, float] | None
-    perplexity: float
-    perplexity_interval: tuple[float, float] | None
-    nll_sum: float
-    passages: int
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def read_passages(spec: str) -> list[str]:
@@ -63,9 +40,12 @@ def read_passages(spec: str) -> list[str]:
     return passages
 
 
-def measure_lambada(scorer: Scorer, tokenizer: Tokenizer, passages: Sequence[str]) -> list[Lambada]:
-    """The two targets. What is before the longest context that the model takes is left out.
+def measure_lambada(scorer: Scorer, tokenizer: Tokenizer, passages: Sequence[str]) -> list[Measured]:
+    """Perplexity and accuracy of each passage's last word, as in lm-evaluation-harness' lambada_openai, and of its last
+    token, as in Radford et al. 2019.
 
+    Accuracy is the share of passages where each of the target's tokens is the likeliest, perplexity exp of the target's
+    mean nll over passages. What is before the longest context that the model takes is left out.
     passages: with something before their last space. UserError where a last word is no tokens, or more than fit.
     """
     whole = tokenizer.encode_batch(passages)
@@ -82,18 +62,12 @@ def measure_lambada(scorer: Scorer, tokenizer: Tokenizer, passages: Sequence[str
     for number, scores in progress_bar(scorer.score(texts), total=len(texts), unit="passage", desc=NAME):
         nll[:, number] = scores.nll.sum(dtype=np.float64), scores.nll[-1]
         right[:, number] = scores.likeliest.all(), scores.likeliest[-1]
-    return [_summary(target, nll[row], right[row]) for row, target in enumerate(("last_word", "last_token"))]
-
-
-def _summary(target: str, nll: np.ndarray, right: np.ndarray) -> Lambada:
-    n, each = len(nll), np.ones(len(nll))
-    of_nll = ratio_interval(nll, each)
-    return Lambada(
-        target,
-        float(right.mean()),
-        ratio_interval(right, each),
-        exp(nll.mean()),
-        (exp(of_nll[0]), exp(of_nll[1])) if of_nll else None,
-        float(nll.sum()),
-        n,
-    )
+    each = np.ones(len(texts))
+    predicted = np.array([len(text.ids) - text.first for text in texts])
+    n_bytes = np.array([len(passage.rpartition(" ")[2].encode()) for passage in passages])
+    found = []
+    for row, (target, tokens) in enumerate((("last_word", predicted), ("last_token", each))):
+        sums = Sums(nll[row], tokens, each, n_bytes, "passages")
+        found.append(measured(f"perplexity[{target}]", sums, each))
+        found.append(measured(f"accuracy[{target}]", sums, each, float, right[row]))
+    return found

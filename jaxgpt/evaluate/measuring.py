@@ -53,26 +53,24 @@ def check_options(options: DataOptions) -> None:
 
 def measure_on(subject: Subject, options: DataOptions) -> dict[str, Any]:
     """Everything that was measured, as JSON has it; UserError where model and data do not fit each other."""
-    if options.data.partition(":")[0] == lambada.NAME:
+    if is_lambada(options.data):
         passages = lambada.read_passages(options.data)
-        targets = lambada.measure_lambada(subject.scorer, subject.tokenizer, passages)
-        return {"figures": [target.as_json() for target in targets]}
+        figures = lambada.measure_lambada(subject.scorer, subject.tokenizer, passages)
+        return {"passages": len(passages), "figures": [figure.as_json() for figure in figures]}
     if is_text(options.data):
         corpus = open_corpus(options.data, options.text_field, options.separator)
         figures = on_text(subject, corpus, options)
         return {"documents": len(corpus.documents), "figures": [figure.as_json() for figure in figures]}
-    return _on_pages_or_dialogue(subject, options).as_json()
-
-
-def figures_on(subject: Subject, options: DataOptions) -> list[Measured]:
-    """Of pages or dialogue."""
-    found = _on_pages_or_dialogue(subject, options)
-    return list(found) if isinstance(found, Perplexity) else list(found.figures)
+    return on_pages_or_dialogue(subject, options).as_json()
 
 
 def is_text(data: str) -> bool:
     """Whether it is documents, which have protocols to choose from."""
-    return not is_pages(data) and data.partition(":")[0] not in (lambada.NAME, *_DIALOGUE)
+    return not is_pages(data) and not is_lambada(data) and data.partition(":")[0] not in _DIALOGUE
+
+
+def is_lambada(data: str) -> bool:
+    return data.partition(":")[0] == lambada.NAME
 
 
 def on_text(subject: Subject, corpus: Corpus, options: DataOptions) -> list[Measured]:
@@ -82,7 +80,8 @@ def on_text(subject: Subject, corpus: Corpus, options: DataOptions) -> list[Meas
     return measure(subject.scorer, subject.tokenizer, corpus, protocols, context, options.stride or context)
 
 
-def _on_pages_or_dialogue(subject: Subject, options: DataOptions) -> Perplexity | DialogueNll:
+def on_pages_or_dialogue(subject: Subject, options: DataOptions) -> Perplexity | DialogueNll:
+    """Of data that are neither texts nor LAMBADA."""
     if is_pages(options.data):
         return _on_pages(subject, options.data.removeprefix("pages:"), options)
     return _on_dialogue(subject, options)

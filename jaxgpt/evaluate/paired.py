@@ -12,8 +12,10 @@ from jaxgpt.evaluate.protocols import Measured
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two models' figures of one protocol, other minus first, in nats per unit that the figure is over (a token, a
-    word; for bits_per_byte nats per byte). Below 0 the other one is better.
+    """Of two models' figures of one protocol, other minus first.
+
+    difference: in nats per unit that the figure is over (a token, a word; for bits_per_byte nats per byte), below 0
+    where the other one is better; of an accuracy in shares, above 0 where the other one is better.
 
     low, high: of the 95 % interval; p_value: two-sided, of no difference; 0.001 is the least that can be told.
     """
@@ -21,7 +23,7 @@ class Difference:
     protocol: str
     first: str
     other: str
-    nats: float
+    difference: float
     low: float
     high: float
     p_value: float
@@ -36,12 +38,14 @@ def paired(first_name: str, first: Measured, other_name: str, other: Measured) -
     Source: Koehn 2004, "Statistical significance tests for machine translation evaluation".
     """
     same = first.protocol == other.protocol and np.array_equal(first.unit_per, other.unit_per)
-    drawn = resampled_sums(np.stack([first.unit_nll, other.unit_nll, first.unit_per], axis=1)) if same else None
+    drawn = resampled_sums(np.stack([first.unit_sum, other.unit_sum, first.unit_per], axis=1)) if same else None
     if drawn is None:
         return None
-    nats = float((other.unit_nll.sum() - first.unit_nll.sum()) / first.unit_per.sum())
+    difference = float((other.unit_sum.sum() - first.unit_sum.sum()) / first.unit_per.sum())
     differences = (drawn[:, 1] - drawn[:, 0]) / drawn[:, 2]
     low, high = middle(differences)
     n = len(differences)
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    return Difference(first.protocol, first_name, other_name, nats, low, high, min(1.0, 2 * max(int(tail), 0.5) / n))
+    return Difference(
+        first.protocol, first_name, other_name, difference, low, high, min(1.0, 2 * max(int(tail), 0.5) / n)
+    )

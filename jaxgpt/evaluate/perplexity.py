@@ -35,6 +35,10 @@ class Perplexity(NamedTuple):
     word: Measured
     bits_per_byte: Measured
 
+    @property
+    def figures(self) -> tuple[Measured, ...]:
+        return tuple(self)
+
     def as_json(self) -> dict[str, Any]:
         return {
             "token_perplexity": self.token.value,
@@ -44,7 +48,7 @@ class Perplexity(NamedTuple):
             "tokens": self.token.tokens,
             "words": self.token.words,
             "bytes": self.token.bytes,
-            "figures": [figure.as_json() for figure in self],
+            "figures": [figure.as_json() for figure in self.figures],
         }
 
 

@@ -34,7 +34,7 @@ _BETWEEN_ROWS = "\n\n"
 class Measured:
     """One figure. low, high: of its 95 % interval over `units`, None where there is only one; nll_sum: nats.
 
-    words, bytes: of the original text. unit_nll, unit_per (units,): what the figure's sums are of, for `paired`.
+    words, bytes: of the original text. unit_sum, unit_per (units,): what the figure's sums are of, for `paired`.
     """
 
     protocol: str
@@ -46,7 +46,7 @@ class Measured:
     words: int
     bytes: int
     units: str
-    unit_nll: np.ndarray = field(repr=False, compare=False)
+    unit_sum: np.ndarray = field(repr=False, compare=False)
     unit_per: np.ndarray = field(repr=False, compare=False)
 
     def as_json(self) -> dict[str, Any]:
@@ -102,29 +102,36 @@ def check_protocols(protocols: Sequence[str]) -> None:
             raise UserError(f"--protocol {protocol} is unknown; the protocols are {', '.join(PROTOCOLS)}")
 
 
-def measured(name: str, sums: Sums, per: np.ndarray, finish: Callable[[float], float] | None = None) -> Measured:
-    """The figure `finish`(Σ nll / Σ per), by default exp of it, with its interval. finish: increasing.
+def measured(
+    name: str,
+    sums: Sums,
+    per: np.ndarray,
+    finish: Callable[[float], float] | None = None,
+    of: np.ndarray | None = None,
+) -> Measured:
+    """The figure `finish`(Σ of / Σ per), by default exp of it, with its interval.
 
-    Units without anything of either count nowhere. UserError where there is nothing to divide by.
+    finish: increasing. of (units,): None means sums.nll. Units without anything of either count nowhere. UserError
+    where there is nothing to divide by.
     """
     finish = finish or exp
     if not per.sum() > 0:
         raise UserError(f"{name} is an average over what the data have 0 of; choose other figures by --protocol")
-    has_any = (sums.nll > 0) | (per > 0) | np.isnan(sums.nll)
-    unit_nll, unit_per = sums.nll[has_any], per[has_any]
-    interval = ratio_interval(unit_nll, unit_per)
-    nll = float(sums.nll.sum())
+    of = sums.nll if of is None else of
+    has_any = (of > 0) | (per > 0) | np.isnan(of)
+    unit_sum, unit_per = of[has_any], per[has_any]
+    interval = ratio_interval(unit_sum, unit_per)
     return Measured(
         name,
-        finish(nll / float(per.sum())),
+        finish(float(of.sum()) / float(per.sum())),
         finish(interval[0]) if interval else None,
         finish(interval[1]) if interval else None,
-        nll,
+        float(sums.nll.sum()),
         round(float(sums.tokens.sum())),
         round(float(sums.words.sum())),
         round(float(sums.bytes.sum())),
         sums.units,
-        unit_nll,
+        unit_sum,
         unit_per,
     )
 

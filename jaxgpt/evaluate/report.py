@@ -9,14 +9,8 @@ _SHOWN = ("figures", "token_perplexity", "word_perplexity", "bits_per_byte", "nl
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Of what `measure_on` gives: a table of the figures, then what has no interval, then groups."""
-    figures = found.get("figures", [])
-    if figures and "protocol" in figures[0]:
-        yield from _table(figures)
-    elif figures:
-        for figure in figures:
-            yield f"{figure['target']}: {figure['passages']:,} passages"
-            yield f"  accuracy    {100 * figure['accuracy']:10.2f} %{_interval(figure['accuracy_interval'], 100)}"
-            yield f"  perplexity  {figure['perplexity']:10,.3f}{_interval(figure['perplexity_interval'])}"
+    if "figures" in found:
+        yield from _table(found["figures"])
     for name, value in found.items():
         if name in _SHOWN:
             continue
@@ -30,8 +24,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
                 yield f"  {group['name']:24s} {group['perplexity']:12,.3f}  ({group['tokens']:,} tokens)"
 
 
-def _interval(found: Any, times: float = 1.0) -> str:
-    return f"  [{times * found[0]:,.3f}, {times * found[1]:,.3f}]" if found else ""
+def rounded(value: float) -> str:
+    """Shares have a digit more than perplexities."""
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:,.3f}"
 
 
 def _table(figures: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -40,9 +35,9 @@ def _table(figures: list[Mapping[str, Any]]) -> Iterator[str]:
     yield f"{'protocol':{width}s} {'value':>12s}  {'95 % interval':>24s} {heads}"
     for figure in figures:
         low, high = figure["low"], figure["high"]
-        interval = "" if low is None else f"[{low:,.3f}, {high:,.3f}]"
+        interval = "" if low is None else f"[{rounded(low)}, {rounded(high)}]"
         yield (
-            f"{figure['protocol']:{width}s} {figure['value']:12,.3f}  {interval:>24s} {figure['nll_sum']:14,.1f} "
-            f"{figure['tokens']:11,} {figure['words']:11,} {figure['bytes']:13,}"
+            f"{figure['protocol']:{width}s} {rounded(figure['value']):>12s}  {interval:>24s} "
+            f"{figure['nll_sum']:14,.1f} {figure['tokens']:11,} {figure['words']:11,} {figure['bytes']:13,}"
         )
     yield f"intervals over {figures[0]['units']}"

@@ -50,7 +50,9 @@ def open_subject(name: str, step: int | None, tokenizer: str | None, batch_size:
         )
     tokenizer_used = given or found.tokenizer
     if tokenizer_used is None:
-        raise UserError(f"{name} has no tokenizer; name the one that it was trained with as --tokenizer")
+        raise UserError(
+            f"{name} has no tokenizer; put its files there, or name the one that it was trained with as --tokenizer"
+        )
     _check_vocabulary(name, found.cfg.vocab_size, tokenizer_used)
     model = load_found(found, tokenizer_used)
     scorer = JaxScorer(model.cfg, model.params, batch_size)

@@ -63,7 +63,7 @@ def test_the_same_weights_do_not_differ_and_other_tokenizers_are_compared_by_wor
     content = report[1]
     of_hf = [found for found in content["differences"][text] if found["other"] == str(tags_run.hf)]
     assert [found["protocol"].split("[")[0] for found in of_hf] == ["token", "word", "bits_per_byte"]
-    assert all(abs(found["nats"]) < 1e-6 for found in of_hf)
+    assert all(abs(found["difference"]) < 1e-6 for found in of_hf)
     others = [found["protocol"] for found in content["differences"][text] if found["other"] != str(tags_run.hf)]
     assert others == ["word", "bits_per_byte"]
     assert "different tokenizers" in content["left_out"][0]
@@ -103,10 +103,29 @@ def test_pages_and_dialogue_have_their_figures_too(tags_run, tmp_path: Path) -> 
         for model in content["models"]:
             assert [figure["protocol"] for figure in model["figures"][spec]] == protocols
         assert [found["protocol"] for found in content["differences"][spec]] == protocols
-        assert all(abs(found["nats"]) < 1e-5 for found in content["differences"][spec])
+        assert all(abs(found["difference"]) < 1e-5 for found in content["differences"][spec])
     assert not (tmp_path / "report" / "loss_by_position.png").exists()
-    with pytest.raises(UserError, match="--data lambada is measured by itself: jaxgpt perplexity"):
-        compare([str(tags_run.run), str(tags_run.hf), "--data", "lambada", "--output", str(tmp_path / "other")])
+
+
+def test_lambada_is_compared_by_last_words_whatever_the_tokenizers(tags_run, sep_run, tmp_path: Path) -> None:
+    passages = tmp_path / "l.jsonl"
+    passages.write_text("".join(json.dumps({"text": f"passage {n} ends with this word"}) + "\n" for n in range(5)))
+    spec = f"lambada:{passages}"
+    compare(
+        [str(tags_run.run), str(tags_run.hf), str(sep_run.run), "--data", spec, "--output", str(tmp_path / "report")]
+    )
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    of_word = ["perplexity[last_word]", "accuracy[last_word]"]
+    of_both = [*of_word, "perplexity[last_token]", "accuracy[last_token]"]
+    for model in content["models"]:
+        assert [figure["protocol"] for figure in model["figures"][spec]] == of_both
+    for other, protocols in ((tags_run.hf, of_both), (sep_run.run, of_word)):
+        found = [found for found in content["differences"][spec] if found["other"] == str(other)]
+        assert [difference["protocol"] for difference in found] == protocols
+    with pytest.raises(UserError, match=r"nothing\.jsonl"):
+        compare(
+            [str(tags_run.run), str(tags_run.hf), "--data", "lambada:nothing.jsonl", "--output", str(tmp_path / "x")]
+        )
 
 
 def test_a_curve_by_hand(tags_run, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from jaxgpt.data.tokenizer import Tokenizer, load_tokenizer
 from jaxgpt.errors import UserError
 from jaxgpt.evaluate import scoring
 from jaxgpt.evaluate.intervals import ratio_interval
-from jaxgpt.evaluate.lambada import Lambada, measure_lambada, read_passages
+from jaxgpt.evaluate.lambada import measure_lambada, read_passages
+from jaxgpt.evaluate.protocols import Measured
 from jaxgpt.evaluate.scoring import JaxScorer, Scorer, Scores, Text
 from jaxgpt.evaluate.torch_scoring import TorchScorer
 from jaxgpt.train.models import load_model
@@ -85,14 +86,15 @@ def jax_scorer(folder: Path, batch_size: int | None = None) -> JaxScorer:
     return JaxScorer(found.cfg, found.params, batch_size)
 
 
-def check(ours: Lambada, nll: list[float], right: list[bool]) -> None:
-    assert ours.passages == len(nll)
-    assert ours.accuracy == pytest.approx(np.mean(right), abs=1e-12)
-    assert ours.nll_sum == pytest.approx(sum(nll), rel=1e-4)
-    assert ours.perplexity == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-4)
-    assert ours.accuracy_interval == ratio_interval(np.array(right, float), np.ones(len(right)))
+def check(perplexity: Measured, accuracy: Measured, nll: list[float], right: list[bool]) -> None:
+    assert accuracy.value == pytest.approx(np.mean(right), abs=1e-12)
+    assert perplexity.value == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-4)
+    for ours in (perplexity, accuracy):
+        assert (ours.units, ours.words) == ("passages", len(nll))
+        assert ours.nll_sum == pytest.approx(sum(nll), rel=1e-4)
+    assert (accuracy.low, accuracy.high) == ratio_interval(np.array(right, float), np.ones(len(right)))
     low, high = ratio_interval(np.array(nll), np.ones(len(nll)))
-    assert ours.perplexity_interval == pytest.approx((math.exp(low), math.exp(high)), rel=1e-4)
+    assert (perplexity.low, perplexity.high) == pytest.approx((math.exp(low), math.exp(high)), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -104,10 +106,14 @@ def test_both_targets_are_pytorchs(folder: Path, model, tokenizer: Tokenizer, pa
     assert max(n_tokens) > 2
     assert 0 < sum(word_right) < len(each)
     for scorer in (jax_scorer(folder), TorchScorer(str(folder))):
-        word, token = measure_lambada(scorer, tokenizer, passages)
-        assert (word.target, token.target) == ("last_word", "last_token")
-        check(word, [float(nll.sum()) for nll, _ in each], word_right)
-        check(token, [float(nll[-1]) for nll, _ in each], token_right)
+        found = measure_lambada(scorer, tokenizer, passages)
+        assert [figure.protocol for figure in found] == [
+            f"{what}[{target}]" for target in ("last_word", "last_token") for what in ("perplexity", "accuracy")
+        ]
+        check(*found[:2], [float(nll.sum()) for nll, _ in each], word_right)
+        check(*found[2:], [float(nll[-1]) for nll, _ in each], token_right)
+        assert [figure.tokens for figure in found] == [sum(n_tokens)] * 2 + [len(each)] * 2
+        assert {figure.bytes for figure in found} == {sum(len(text.split(" ")[-1].encode()) for text in passages)}
 
 
 class OnlyTheLastToken:
@@ -123,20 +129,16 @@ class OnlyTheLastToken:
 
 def test_a_last_word_of_several_tokens_by_hand(tokenizer: Tokenizer) -> None:
     assert [len(tokenizer.encode(word)) for word in (" words", " incomprehensibilities")] == [1, 3]
-    word, token = measure_lambada(OnlyTheLastToken(), tokenizer, ["two words", "such incomprehensibilities"])
-    assert (word.accuracy, token.accuracy) == (0.5, 1.0)
-    assert (word.nll_sum, token.nll_sum) == (8.0, 4.0)
-    assert word.perplexity == pytest.approx(math.exp(4))
-    assert token.perplexity == pytest.approx(math.exp(2))
+    found = measure_lambada(OnlyTheLastToken(), tokenizer, ["two words", "such incomprehensibilities"])
+    assert [figure.value for figure in found] == pytest.approx([math.exp(4), 0.5, math.exp(2), 1.0])
+    assert [figure.nll_sum for figure in found] == [8.0, 8.0, 4.0, 4.0]
 
 
 @pytest.mark.slow
 def test_batches_and_devices_change_nothing(sep_run, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     def figures(scorer: Scorer) -> list[float]:
         return [
-            value
-            for target in measure_lambada(scorer, tokenizer, PASSAGES)
-            for value in (target.accuracy, target.perplexity, target.nll_sum)
+            value for figure in measure_lambada(scorer, tokenizer, PASSAGES) for value in (figure.value, figure.nll_sum)
         ]
 
     expected = figures(jax_scorer(sep_run.hf))
@@ -191,6 +193,6 @@ def test_real_passages(sep_run, tokenizer: Tokenizer) -> None:
     chosen = passages[::640]
     model = GPT2LMHeadModel.from_pretrained(sep_run.hf, dtype=torch.float32).eval()
     each = [by_pytorch(model, tokenizer, passage) for passage in chosen]
-    word, token = measure_lambada(jax_scorer(sep_run.hf), tokenizer, chosen)
-    check(word, [float(nll.sum()) for nll, _ in each], [bool(right.all()) for _, right in each])
-    check(token, [float(nll[-1]) for nll, _ in each], [bool(right[-1]) for _, right in each])
+    found = measure_lambada(jax_scorer(sep_run.hf), tokenizer, chosen)
+    check(*found[:2], [float(nll.sum()) for nll, _ in each], [bool(right.all()) for _, right in each])
+    check(*found[2:], [float(nll[-1]) for nll, _ in each], [bool(right[-1]) for _, right in each])

@@ -26,8 +26,8 @@ def test_a_small_difference_on_the_same_documents_is_found() -> None:
     first, other = two(0.05)
     found = paired("a", first, "b", other)
     assert found is not None
-    assert found.nats == pytest.approx(float((other.unit_nll - first.unit_nll).sum() / first.unit_per.sum()))
-    assert 0 < found.low < found.nats < found.high
+    assert found.difference == pytest.approx(float((other.unit_sum - first.unit_sum).sum() / first.unit_per.sum()))
+    assert 0 < found.low < found.difference < found.high
     assert found.p_value < 0.01
     # Unpaired, each one's interval holds the other one's figure.
     assert first.low is not None
@@ -40,7 +40,7 @@ def test_no_difference_is_not_found_and_agrees_with_a_permutation_test() -> None
     found = paired("a", first, "b", other)
     assert found is not None
     assert found.low < 0 < found.high
-    each = other.unit_nll - first.unit_nll
+    each = other.unit_sum - first.unit_sum
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (4000, N))
     permuted = float((np.abs(signs @ each) >= abs(each.sum())).mean())
     assert found.p_value == pytest.approx(permuted, abs=0.1)
@@ -48,13 +48,13 @@ def test_no_difference_is_not_found_and_agrees_with_a_permutation_test() -> None
 
 def test_only_the_same_units_are_compared() -> None:
     first, other = two(0.1)
-    assert paired("a", first, "b", figure(other.unit_nll, other.unit_per + 1)) is None
-    assert paired("a", first, "b", figure(other.unit_nll[1:], other.unit_per[1:])) is None
-    assert paired("a", first, "b", figure(other.unit_nll, other.unit_per, "token")) is None
+    assert paired("a", first, "b", figure(other.unit_sum, other.unit_per + 1)) is None
+    assert paired("a", first, "b", figure(other.unit_sum[1:], other.unit_per[1:])) is None
+    assert paired("a", first, "b", figure(other.unit_sum, other.unit_per, "token")) is None
 
 
 def test_a_model_is_as_good_as_itself() -> None:
     first, _ = two(0.0)
     found = paired("a", first, "a", first)
     assert found is not None
-    assert (found.nats, found.p_value) == (0.0, 1.0)
+    assert (found.difference, found.p_value) == (0.0, 1.0)

@@ -66,7 +66,7 @@ def test_it_is_what_pytorch_computes_one_conversation_at_a_time(name: str, reque
         # The units are the pieces themselves, in whatever order the pages have them.
         each = [torch_nll(tiny.hf, [piece], token_types=name == "sep") for piece in pieces]
         np.testing.assert_allclose(
-            sorted(ours.token.unit_nll), sorted(nll for nll, tokens in each if tokens), rtol=1e-4
+            sorted(ours.token.unit_sum), sorted(nll for nll, tokens in each if tokens), rtol=1e-4
         )
 
 
@@ -84,7 +84,7 @@ def test_batch_size_changes_nothing(tags_run, monkeypatch: pytest.MonkeyPatch) -
         results.append(perplexity(model, tags_run.pages, "valid"))
     first = results[0].token
     for other in (result.token for result in results[1:]):
-        np.testing.assert_allclose(other.unit_nll, first.unit_nll, rtol=1e-5)
+        np.testing.assert_allclose(other.unit_sum, first.unit_sum, rtol=1e-5)
         assert (other.tokens, other.low) == (first.tokens, pytest.approx(first.low, rel=1e-5))
 
 
