@@ -30,14 +30,20 @@ def rounded(value: float) -> str:
 
 
 def _table(figures: list[Mapping[str, Any]]) -> Iterator[str]:
-    width = max(len(figure["protocol"]) for figure in figures)
-    heads = f"{'nats':>14s} {'tokens':>11s} {'words':>11s} {'bytes':>13s}"
-    yield f"{'protocol':{width}s} {'value':>12s}  {'95 % interval':>24s} {heads}"
-    for figure in figures:
-        low, high = figure["low"], figure["high"]
-        interval = "" if low is None else f"[{rounded(low)}, {rounded(high)}]"
-        yield (
-            f"{figure['protocol']:{width}s} {rounded(figure['value']):>12s}  {interval:>24s} "
-            f"{figure['nll_sum']:14,.1f} {figure['tokens']:11,} {figure['words']:11,} {figure['bytes']:13,}"
-        )
+    rows = [
+        ("protocol", "value", "95 % interval", "nats", "tokens", "words", "bytes"),
+        *(
+            (
+                figure["protocol"],
+                rounded(figure["value"]),
+                "" if figure["low"] is None else f"[{rounded(figure['low'])}, {rounded(figure['high'])}]",
+                f"{figure['nll_sum']:,.1f}",
+                *(f"{figure[name]:,}" for name in ("tokens", "words", "bytes")),
+            )
+            for figure in figures
+        ),
+    ]
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for name, *cells in rows:
+        yield "  ".join([f"{name:{first}s}", *(f"{cell:>{width}s}" for cell, width in zip(cells, widths, strict=True))])
     yield f"intervals over {figures[0]['units']}"
