@@ -34,6 +34,9 @@ class Tokenizer:
 
     def __init__(self, name: str, backend: tokenizers.Tokenizer):
         self.name, self.backend = name, backend
+        # transformers saves them with the tokenizer when they were once asked for, and sets them anew at each call.
+        backend.no_truncation()
+        backend.no_padding()
         # Text is data: "<|endoftext|>" typed by somebody must not become the end-of-text token.
         backend.encode_special_tokens = True
         keep_as_text(backend, [token.content for token in backend.get_added_tokens_decoder().values() if token.special])

@@ -85,6 +85,19 @@ def test_saved_and_loaded(gpt2, tmp_path, extra):
         assert [loaded.encode(text) for text in GOLDEN] == list(GOLDEN.values())
 
 
+def test_the_truncation_and_padding_of_a_file_are_not_those_of_text(gpt2, tmp_path):
+    folder = tmp_path / "cut"
+    gpt2.save(folder)
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.enable_truncation(2)
+    backend.enable_padding(length=9)
+    backend.save(str(folder / "tokenizer.json"))
+    loaded = load_tokenizer(str(folder))
+    assert loaded.hash == gpt2.hash
+    assert [loaded.encode(text) for text in GOLDEN] == list(GOLDEN.values())
+    assert loaded.encode_batch(list(GOLDEN)) == list(GOLDEN.values())
+
+
 def test_saved_file_is_transformers_own(gpt2, tmp_path):
     from transformers import PreTrainedTokenizerFast
 
