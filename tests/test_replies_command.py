@@ -192,6 +192,22 @@ def test_mistakes_are_named(tags_run: Any, talks: str, tmp_path: Path, more: lis
     assert not (tmp_path / "out").exists()
 
 
+def test_a_reverse_model_without_room_is_named_before_others_decode(
+    tags_run: Any, talks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Answerer, "answer", lambda *_: pytest.fail("it works already"))
+    command = ["--model", str(tags_run.run), "--data", talks, "--output", str(tmp_path / "out")]
+    command += ["--decoding", "greedy", "mmi", "--reverse_model", str(tags_run.hf)]
+    positions = load_model(tags_run.hf).cfg.n_positions
+    with pytest.raises(
+        UserError,
+        match=rf"--max_new_tokens {positions - 1} and the \d tokens around a reply fill the n_positions {positions} of "
+        "--reverse_model",
+    ):
+        replies([*command, "--max_new_tokens", str(positions - 1)])
+    assert not (tmp_path / "out").exists()
+
+
 def test_data_without_replies(talks: str, tmp_path: Path) -> None:
     (tmp_path / "alone.jsonl").write_text('["only one turn"]\n')
     (tmp_path / "text.txt").write_text("a text\n")

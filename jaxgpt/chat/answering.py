@@ -1,6 +1,6 @@
 """Replies to many conversations at once, as the bot would give them, in JAX."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -27,7 +27,7 @@ class Answerer:
 
     candidates: how many replies are drawn for each context and how the best is chosen; None draws one
     batch_size: rows of the model at once; a context takes one for each candidate or beam
-    UserError where the decoding does not fit the model, or the reverse model is of another kind.
+    UserError where the decoding does not fit the model or the reverse model, or that is of another kind.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Answerer:
         decoding.check(model.cfg.n_positions, self._n)
         if candidates is not None:
             candidates.check(dialogue_format, model.tokenizer)
+            candidates.check_room(decoding.longest(model.cfg.n_positions))
         self._reader = JaxReader(model, dialogue_format)
         self._decoding, self._candidates = decoding, candidates
         self._prompts = Prompts(dialogue_format, model.tokenizer, model.cfg.vocab_size, model.cfg.n_positions)
@@ -51,12 +52,23 @@ class Answerer:
         self._at_once = max(batch_size // max(self._n, decoding.num_beams), 1)
 
     def answer(self, contexts: Sequence[Sequence[Turn]], role: int = BOT) -> list[str]:
-        """What `role` (0 or 1) says after each of the contexts, in their order.
+        """What `role` (0 or 1) says after each of the contexts, in their order; see `batches`."""
+        replies = [""] * len(contexts)
+        for batch in self.batches(contexts, role):
+            for number, reply in batch.items():
+                replies[number] = reply
+        return replies
 
+    def batches(
+        self, contexts: Sequence[Sequence[Turn]], role: int = BOT, done: Collection[int] = ()
+    ) -> Iterator[dict[int, str]]:
+        """The context's number in the list, from 0 -> what `role` (0 or 1) says after it; a batch at a time.
+
+        done: numbers of contexts that need no reply; those of some batches leave the other batches as they are.
         Of a context that is too long the first turns are left out. With a seed a reply depends on the seed, its context
-        and the context's number in the list, not on what else is in its batch. UserError where a context has no turns.
+        and the context's number, not on what else is in its batch. UserError where a context has no turns.
         """
-        prompts = [self._prompt(context, role, number) for number, context in enumerate(contexts, 1)]
+        prompts = {n: self._prompt(context, role, n + 1) for n, context in enumerate(contexts) if n not in done}
         modes, rules = make_rules(
             self._reader.cfg.vocab_size,
             **self._decoding.rules(),
@@ -66,21 +78,19 @@ class Answerer:
             role=role,
         )
         seed = draw_seed(self._decoding, Limits(self._max_new_tokens, self._prompts.stop_ids))
-        replies = [""] * len(contexts)
         # Neighbours in length have about the same width, so that few are compiled and little of them is padding. The
         # longest come first: where they do not fit the memory that shows at once.
-        order = sorted(range(len(contexts)), key=lambda number: -len(prompts[number].encoded.ids))
-        at_once = min(self._at_once, len(order))
+        order = sorted(prompts, key=lambda number: -len(prompts[number].encoded.ids))
+        at_once = min(self._at_once, len(contexts))
         with progress_bar(total=len(order), unit="reply", desc="replies") as bar:
             for begin in range(0, len(order), max(at_once, 1)):
                 numbers = order[begin : begin + at_once]
                 # The last batch is filled up with one of its rows: another number of rows would be compiled anew.
                 filled = [*numbers, *numbers[-1:] * (at_once - len(numbers))]
                 drawn = self._draw([prompts[number] for number in filled], filled, seed, modes, rules)
-                for number, ids in zip(numbers, drawn, strict=False):
-                    replies[number] = self._best(prompts[number], ids, role)
+                best = [self._best(prompts[number], ids, role) for number, ids in zip(numbers, drawn, strict=False)]
                 bar.update(len(numbers))
-        return replies
+                yield dict(zip(numbers, best, strict=True))
 
     def _prompt(self, context: Sequence[Turn], role: int, number: int) -> Prompt:
         if not context:

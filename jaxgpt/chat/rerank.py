@@ -41,6 +41,21 @@ class Candidates:
                     "and format"
                 )
 
+    def check_room(self, longest: int) -> None:
+        """UserError where a reply of `longest` tokens leaves the reverse model no room for a token said before it.
+
+        A reply is encoded anew for the reverse model, and one that is as long as that may take some tokens more.
+        """
+        if self.reverse is None:
+            return
+        positions = self.reverse.cfg.n_positions
+        around = _first_scored(_encoded(self.reverse, (Turn("", 0, 0.0), Turn("", 1))))
+        if longest + around >= positions:
+            raise UserError(
+                f"--max_new_tokens {longest} and the {around} tokens around a reply fill the n_positions {positions} "
+                f"of --reverse_model; try {positions // 2}"
+            )
+
 
 def best_reply(
     engine: Reader,
@@ -86,7 +101,7 @@ def reverse_scores(reverse: Reader, turns: list[Turn], texts: list[str], role: i
     backward = [Turn(turn.text, turn.role ^ role) for turn in reversed(turns)]
     encoded = [_encoded(reverse, (Turn(text, 0, 0.0), *backward)) for text in texts]
     room = reverse.cfg.n_positions - max(one.starts[1] for one in encoded)
-    if room < 1:
+    if reverse.cfg.n_positions <= max(_first_scored(one) for one in encoded):
         raise UserError(
             f"a reply fills the n_positions {reverse.cfg.n_positions} of --reverse_model; lower --max_new_tokens"
         )
@@ -102,6 +117,11 @@ def reverse_scores(reverse: Reader, turns: list[Turn], texts: list[str], role: i
 def _encoded(engine: Reader, turns: tuple[Turn, ...]) -> EncodedConversation:
     texts = [engine.format.turn_text(turn) for turn in turns]
     return engine.format.join(Conversation(turns), engine.tokenizer.encode_batch(texts), engine.tokenizer)
+
+
+def _first_scored(encoded: EncodedConversation) -> int:
+    """The token behind the one that ends the reply, which in the format sep stands where the next turn starts."""
+    return int(encoded.weights.argmax())
 
 
 def _first(encoded: EncodedConversation, length: int) -> EncodedConversation:

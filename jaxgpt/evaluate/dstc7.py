@@ -42,13 +42,13 @@ def read_references(file: str, convos: str | None = None, keys: str | None = Non
     With keys it is DSTC-7's test.refs, its contexts stand in `convos` (test.convos.txt, seven columns) and without that
     file the examples have none; the references are repeated to six as dstc.py does, because NIST counts them all.
     Otherwise it is DialoGPT's test.refs.txt or test.scored_refs.txt, whose contexts are in the file, each turn but the
-    last followed by EOS. keys: a file of those to keep, in that order. UserError says which line lacks what.
+    last followed by EOS. keys: a file of those to keep, in that order. UserError says which line lacks what, and which
+    has a key or a score where others have none.
     """
     rows = [(number, line.split("\t")) for number, line in enumerate(read_lines(file), 1)]
     if not rows:
         raise UserError(f"{file} has no line; give a file of references")
-    keyed = bool(convos or keys) or all(_KEY.fullmatch(row[0]) for _, row in rows)
-    if not keyed:
+    if not (_have_keys(file, rows) or convos or keys):
         examples = [example(_context(row[0], f"{file}:{n}"), _references(row, f"{file}:{n}")) for n, row in rows]
         return ReferenceSet(examples, None)
     lines = _by_key(file, rows)
@@ -117,9 +117,29 @@ def _context(text: str, where: str) -> tuple[Turn, ...]:
     return before_reply(turns)
 
 
+def _have_keys(file: str, rows: list[tuple[int, list[str]]]) -> bool:
+    """Whether the lines begin with keys. UserError names the first of the fewer lines where only some do."""
+    have_key = [_KEY.fullmatch(row[0]) is not None for _, row in rows]
+    n = sum(have_key)
+    if n in (0, len(rows)):
+        return n > 0
+    odd = 2 * n < len(rows)
+    number, row = rows[have_key.index(odd)]
+    raise UserError(
+        f"{file}:{number}: the line begins with {row[0]!r:.60}, which is {'a' if odd else 'no'} key of 56 hex digits, "
+        f"and {n} of {len(rows)} lines begin with one; mend the line or leave it out"
+    )
+
+
 def _references(row: list[str], where: str) -> list[str]:
     cells = [cell for cell in row[1:] if cell.strip()]
-    if all(_SCORED.match(cell) for cell in cells):
+    without_score = [cell for cell in cells if not _SCORED.match(cell)]
+    if 0 < len(without_score) < len(cells):
+        raise UserError(
+            f"{where}: {len(cells) - len(without_score)} of {len(cells)} references begin with a score, as in 12|text, "
+            f"and {without_score[0]!r:.60} does not; give each of the line a score, or none"
+        )
+    if not without_score:
         cells = [cell.partition("|")[2] for cell in cells]
     found = [cell for cell in cells if cell.strip()]
     if not found:

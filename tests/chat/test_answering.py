@@ -102,6 +102,18 @@ def test_a_drawn_reply_depends_on_its_number_and_the_seed(folders: dict[str, Pat
     assert free.answer(CONTEXTS) != free.answer(CONTEXTS)
 
 
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_what_is_done_is_left_out_and_changes_no_other_reply(folders: dict[str, Path], batch_size: int) -> None:
+    together = answerer(folders["tags"], DRAWN).answer(CONTEXTS)
+    first, *others = answerer(folders["tags"], DRAWN).batches(CONTEXTS)
+    assert sorted(first) == [0, 1]  # the longest
+    rest = list(answerer(folders["tags"], DRAWN, batch_size).batches(CONTEXTS, done=frozenset(first)))
+    if batch_size == 2:
+        assert rest == others
+    assert first | {number: reply for batch in rest for number, reply in batch.items()} == dict(enumerate(together))
+    assert list(answerer(folders["tags"], DRAWN).batches(CONTEXTS, done=range(5))) == []
+
+
 @pytest.mark.parametrize("with_reverse", [False, True])
 @pytest.mark.parametrize("role", [0, 1])
 def test_the_best_of_the_candidates(
@@ -157,3 +169,6 @@ def test_nothing_to_answer_and_what_does_not_fit(folders: dict[str, Path]) -> No
     other = JaxReader(model_of(folders["sep"]), FORMATS["sep"])
     with pytest.raises(UserError, match="--reverse_model has dialogue_format sep, --model has tags"):
         answerer(folders["tags"], DRAWN, candidates=Candidates(4, other))
+    same = JaxReader(model_of(folders["reverse-tags"]), FORMATS["tags"])
+    with pytest.raises(UserError, match="--max_new_tokens 95 and the 4 tokens around a reply fill the n_positions 97"):
+        answerer(folders["tags"], Decoding(max_new_tokens=95), candidates=Candidates(4, same))

@@ -104,6 +104,26 @@ def test_all_replies_are_asked_about_the_same_last_turns(engines: dict[str, Torc
         reverse_scores(reverse, TURNS, ["no", "apples " * 80])
 
 
+@pytest.mark.parametrize(("name", "around"), [("eos", 1), ("tags", 4), ("sep", 2)])
+def test_the_longest_reply_that_leaves_room_for_what_was_said(
+    engines: dict[str, TorchEngine], name: str, around: int
+) -> None:
+    reverse = engines[f"reverse-{name}"]
+    longest = 60 - around
+    reply = "bx" * longest
+    assert len(reverse.tokenizer.encode(reply)) == 2 * longest
+    Candidates(2, reverse).check_room(longest)
+    assert all(np.isfinite(reverse_scores(reverse, TURNS, [reply[:longest], "no"])))
+    with pytest.raises(UserError, match="a reply fills the n_positions 61"):
+        reverse_scores(reverse, TURNS, [reply[: longest + 1], "no"])
+    with pytest.raises(
+        UserError,
+        match=rf"--max_new_tokens {longest + 1} and the {around} tokens .* n_positions 61 of --reverse_model; try 30",
+    ):
+        Candidates(2, reverse).check_room(longest + 1)
+    Candidates(2).check_room(1000)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_own_score_by_hand(engines: dict[str, TorchEngine], name: str) -> None:
     engine = engines[name]

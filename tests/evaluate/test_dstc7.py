@@ -97,6 +97,16 @@ def test_hypotheses_there_and_back(tmp_path: Path, keyed: ReferenceSet) -> None:
         ([f"{A}\t1|x", B], r"refs:2: there is no reference, in 1 columns"),
         ([f"{A}\t1|x", f"{B}\t1|x", f"{A}\t1|y"], r"refs:3: the key a+ stands in line 1 already"),
         ([], r"refs has no line"),
+        (
+            [f"{A}\tx", "so what\tx", f"{C}\tx", "and\ty"],
+            r"refs:2: .* 'so what', which is no key of 56 hex digits, and 2 of 4 lines begin with one; mend the line",
+        ),
+        (["x\ty", "so\tx", f"{A}\tx"], r"refs:3: .* 'a{56}', which is a key of 56 hex digits, and 1 of 3 lines"),
+        (
+            ["x\t1|y", "z\t12|one\ttwo\t3|four"],
+            r"refs:2: 2 of 3 references begin with a score, as in 12\|text, and 'two' does not; give each .* or none",
+        ),
+        ([f"{A}\t1|x\ty"], r"refs:1: 1 of 2 references begin with a score, .* and 'y' does not"),
     ],
 )
 def test_bad_references_are_named(tmp_path: Path, lines: list[str], message: str) -> None:
@@ -114,6 +124,8 @@ def test_bad_conversations_are_named(tmp_path: Path) -> None:
         read_references(references, write(tmp_path / "convos", [CONVOS[0], CONVOS[2]]))
     with pytest.raises(UserError, match=r"convos, key a+: the context 'START' has no turn"):
         read_references(references, write(tmp_path / "convos", [f"{A}\t-\t-\t-\t-\tSTART\tx", *CONVOS[1:]]))
+    with pytest.raises(UserError, match=r"refs:4: the line begins with 'what\?', which is no key of 56 hex digits"):
+        read_references(write(tmp_path / "refs", [*REFERENCES, "what?\tx"]), write(tmp_path / "convos", CONVOS))
 
 
 def test_bad_hypotheses_are_named(tmp_path: Path, keyed: ReferenceSet) -> None:
