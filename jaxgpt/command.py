@@ -2,8 +2,6 @@
 
 import difflib
 import errno
-import json
-import math
 import os
 import re
 import sys
@@ -11,6 +9,7 @@ from argparse import ArgumentError
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from jaxgpt import valid_json
 from jaxgpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,15 +67,7 @@ def _full_disk_of_tensorstore(text: str) -> str | None:
 
 def print_json(values: dict[str, Any]) -> None:
     """One JSON object as the last line of stdout; what is no finite number is null, as JSON knows no other."""
-    print(json.dumps(_finite(values), allow_nan=False), flush=True)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(valid_json.dumps(values), flush=True)
 
 
 def make_parser(command: str, description: str) -> "ArgumentParser":

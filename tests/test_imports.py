@@ -16,6 +16,7 @@ BELOW = (
     "jaxgpt.optimizer_config",
     "jaxgpt.errors",
     "jaxgpt.progress",
+    "jaxgpt.valid_json",
 )
 ROOMS = ["data", "model", "decode", "train", "evaluate", "chat", "plan"]
 FILES = sorted(

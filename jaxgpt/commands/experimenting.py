@@ -32,9 +32,11 @@ def experiment(arguments: list[str]) -> None:
 
     check_train_options(*(name[2:].partition("=")[0] for name in train_options if name.startswith("--")))
 
+    from jaxgpt.evaluate.packages import check_packages
     from jaxgpt.experiments.prepare import prepare
     from jaxgpt.experiments.running import run_experiment
 
+    check_packages("jaxgpt experiment", "sacrebleu")
     report = run_experiment(cfg, prepare(cfg), train_options)
     if args.json:
         print_json(report)

@@ -1,12 +1,12 @@
 """`jaxgpt replies`."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jaxgpt import valid_json
 from jaxgpt.checks import require
 from jaxgpt.command import add_step, make_parser, parse, print_json
 from jaxgpt.data.dialogue import FormatName
@@ -48,6 +48,10 @@ def replies(arguments: list[str]) -> None:
     _check_given(parser, args)
     decodings = _decodings(args)
 
+    from jaxgpt.evaluate.packages import check_packages
+
+    check_packages("jaxgpt replies", "sacrebleu", "nltk")
+
     from jaxgpt.data.atomic import write_text
     from jaxgpt.evaluate.dialogue import evaluate_replies, table
     from jaxgpt.evaluate.dstc7 import write_hypotheses
@@ -72,7 +76,7 @@ def replies(arguments: list[str]) -> None:
     lines = table(evaluation)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "table.md", "".join(f"{line}\n" for line in lines))
-    write_text(folder / "report.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "report.json", valid_json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     print("\n".join(lines))
     print(f"{folder / 'report.json'} has all figures")
     if args.json:
@@ -245,6 +249,7 @@ def _answers(
         decoding.check(model.cfg.n_positions)
         if chosen := candidates[name]:
             chosen.check(dialogue_format, model.tokenizer)
+            chosen.check_room(decoding.longest(model.cfg.n_positions))
     for name, decoding in decodings.items():
         answerer = Answerer(model, dialogue_format, decoding, candidates[name], args.batch_size)
         yield name, [as_line(reply) for reply in answerer.answer(contexts, args.role)]

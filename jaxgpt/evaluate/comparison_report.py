@@ -2,11 +2,11 @@
 
 import base64
 import html
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxgpt import valid_json
 from jaxgpt.data.atomic import replacing, write_text
 from jaxgpt.evaluate.compare import Comparison, Entry
 from jaxgpt.evaluate.plots import draw
@@ -28,7 +28,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     """The folder is made if need be; files of an earlier report are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "table.md", as_markdown(comparison))
-    write_text(folder / "report.json", json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "report.json", valid_json.dumps(as_json(comparison), indent=1, ensure_ascii=False) + "\n")
     pictures = draw(comparison)
     for name, content in pictures.items():
         with replacing(folder / name) as temporary:
@@ -37,7 +37,7 @@ def write_report(comparison: Comparison, folder: Path) -> None:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything but curves."""
+    """Everything but curves; a figure may be no finite number."""
     return {
         "models": [_entry_as_json(entry) for entry in comparison.entries],
         "differences": {
