@@ -4,7 +4,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from jaxgpt.evaluate.dialogue_nll import measure_dialogue
 from jaxgpt.evaluate.scoring import JaxScorer
 from jaxgpt.evaluate.subject import open_subject
 from jaxgpt.evaluate.tasks.camrest import load_ontology, measure_camrest
-from jaxgpt.experiments import pages, persuasion, running
+from jaxgpt.experiments import pages, persuasion, replies, running
 from jaxgpt.experiments.camrest_data import read_ardm, read_published
 from jaxgpt.experiments.config import EXPERIMENTS, CamRestExperiment, PersuasionExperiment, kind_of
 from jaxgpt.experiments.prepare import prepare
@@ -153,6 +153,12 @@ def write_persuasion(folder: Path) -> Path:
     return folder
 
 
+def write_woz(folder: Path) -> None:
+    write_raw(folder, {f"MUL{number}.json": meal(number) for number in range(3)})
+    (folder / "valListFile.txt").write_text("MUL0.json\n")
+    (folder / "testListFile.txt").write_text("MUL1.json\n")
+
+
 @pytest.mark.slow
 def test_the_command_as_users_call_it_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -209,6 +215,15 @@ def test_what_stands_before_each_turn_of_the_system() -> None:
     assert [[turn.text for turn in before] for before in contexts(talk)] == [["a"], ["a", "b", "c"]]
 
 
+def write_run(folder: Path) -> Path:
+    """What says of a run which weights it has."""
+    run = folder / "run"
+    (run / "checkpoints" / "5").mkdir(parents=True)
+    (run / "config.yaml").write_text("model: {}")
+    (run / "checkpoints" / "5" / "files.json").write_text('{"params/x": {"bytes": 1, "crc32c": "00"}}')
+    return run
+
+
 def test_replies_are_kept_for_the_same_weights_and_format_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -216,23 +231,73 @@ def test_replies_are_kept_for_the_same_weights_and_format_only(tmp_path: Path, m
         def __init__(self, *args: object, **kwargs: object) -> None:
             pass
 
-        def answer(self, talks: list[Any], role: int) -> list[str]:
+        def batches(self, talks: list[Any], role: int, done: frozenset[int]) -> Iterator[dict[int, str]]:
             asked.append(len(talks))
-            return [f"reply {len(asked)}"] * len(talks)
+            yield {number: f"reply {len(asked)}" for number in range(len(talks))}
 
     monkeypatch.setattr("jaxgpt.train.models.load_model", lambda run: SimpleNamespace(step=5))
     monkeypatch.setattr("jaxgpt.chat.answering.Answerer", Answers)
-    run, talks = tmp_path / "run", [Conversation.alternating(["a", "b", "c", "d"])]
-    (run / "checkpoints" / "5").mkdir(parents=True)
-    (run / "config.yaml").write_text("model: {}")
+    run, talks = write_run(tmp_path), [Conversation.alternating(["a", "b", "c", "d"])]
     files = run / "checkpoints" / "5" / "files.json"
-    files.write_text('{"params/x": {"bytes": 1, "crc32c": "00"}}')
     cfg = CamRestExperiment("camrest", str(tmp_path), "raw")
     assert generate(cfg, run, talks) == generate(cfg, run, talks) == [["reply 1", "reply 1"]]
     files.write_text('{"params/x": {"bytes": 1, "crc32c": "01"}}')  # trained again, on other pages
     assert generate(cfg, run, talks) == [["reply 2", "reply 2"]]
     assert generate(replace(cfg, format="eos"), run, talks) == [["reply 3", "reply 3"]]
     assert asked == [2, 2, 2]
+
+
+def test_a_killed_call_goes_on_behind_the_last_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered: list[int] = []
+    most = 3
+
+    class Answers:
+        """Two at a time, from the last to the first, and killed after so many batches."""
+
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            pass
+
+        def batches(self, talks: list[Any], role: int, done: frozenset[int]) -> Iterator[dict[int, str]]:
+            rest = [number for number in reversed(range(len(talks))) if number not in done]
+            for begin in range(0, len(rest), 2):
+                if begin == 2 * most:
+                    raise KeyboardInterrupt
+                answered.extend(rest[begin : begin + 2])
+                yield {number: f"to {talks[number][-1].text}" for number in rest[begin : begin + 2]}
+
+    monkeypatch.setattr("jaxgpt.train.models.load_model", lambda run: SimpleNamespace(step=5))
+    monkeypatch.setattr("jaxgpt.chat.answering.Answerer", Answers)
+    monkeypatch.setattr(replies, "_BLOCK", 4)
+    run, cfg = write_run(tmp_path), CamRestExperiment("camrest", str(tmp_path), "raw")
+    talks = [Conversation.alternating([f"{n}{turn}" for turn in "abcdef"]) for n in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        replies.generate(cfg, run, talks)
+    assert answered == [8, 7, 6, 5, 4, 3]
+    kept = json.loads((tmp_path / "replies.json").read_text())["replies"]
+    assert kept == [[None] * 3, [None, None, "to 1e"], ["to 2a", "to 2c", "to 2e"]]
+
+    most = 99
+    expected = [[f"to {n}{turn}" for turn in "ace"] for n in range(3)]
+    assert replies.generate(cfg, run, talks) == expected
+    assert answered[6:] == [4, 3, 2, 1, 0]
+    assert json.loads((tmp_path / "replies.json").read_text())["replies"] == expected
+    assert replies.generate(cfg, run, talks) == expected
+    assert len(answered) == 11
+
+
+def test_a_figure_that_is_no_number_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "run_step", lambda command: {"step": 1})
+    monkeypatch.setattr(running, "make_pages", lambda cfg, output: output / "pages")
+    figures = {"perplexity": math.inf, "interval": (math.nan, 2.0)}
+    talks = [Conversation.alternating(["a", "b"])]
+    prepared = running.Prepared(talks, talks, lambda run: running.Outcome(figures, ()))
+    running.run_experiment(CamRestExperiment("camrest", str(tmp_path), "raw"), prepared, [])
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    report = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    assert (report["perplexity"], report["interval"]) == (None, [None, 2.0])
 
 
 def test_persuasion(tmp_path: Path, experiment: Run) -> None:
@@ -349,10 +414,10 @@ def test_a_few_real_dialogues_become_pages(tmp_path: Path, experiment: Run, name
             (raw / database.name).symlink_to(database)
         with zipfile.ZipFile(REAL / "multiwoz21" / "convlab2_val.json.zip") as archive:
             dialogues = json.loads(archive.read("val.json"))
-        few = dict(list(dialogues.items())[:4])
-        (raw / "few.json").write_text(json.dumps(few))
-        options = {f"{split}_file": "few.json" for split in ("train", "valid", "test")}
-        options |= {"valid_list": None, "test_list": None}
+        for begin, split in enumerate(("train", "valid", "test")):
+            few = dict(list(dialogues.items())[4 * begin : 4 * begin + 4])
+            (raw / f"{split}.json").write_text(json.dumps(few))
+            options |= {f"{split}_file": f"{split}.json", f"{split}_list": None}
     else:
         for path in (REAL / name).glob("*_*.json"):
             (raw / path.name).write_text(json.dumps(json.loads(path.read_text())[:4]))
@@ -413,9 +478,7 @@ BAD: list[tuple[str, str, Any, str]] = [
 def test_bad_data_is_named(tmp_path: Path, experiment: Run, name: str, file: str, content: Any, expected: str) -> None:
     raw = tmp_path / "raw"
     if name == "multiwoz":
-        write_raw(raw, {f"MUL{number}.json": meal(number) for number in range(3)})
-        (raw / "valListFile.txt").write_text("MUL0.json\n")
-        (raw / "testListFile.txt").write_text("MUL1.json\n")
+        write_woz(raw)
     elif name.startswith("camrest"):
         write_camrest(raw)
     else:
@@ -423,6 +486,62 @@ def test_bad_data_is_named(tmp_path: Path, experiment: Run, name: str, file: str
     (raw / file).unlink() if content is None else replaced(raw / file, content)
     with pytest.raises(UserError, match=expected):
         experiment(name.split()[0], raw, *([ARDM] if name == "camrest" else []))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        (
+            "multiwoz",
+            ["--valid_list=null", "--test_list=null"],
+            r"the splits train \(train_file .*data.json, train_list None\) and valid \(valid_file .*data.json, "
+            r"valid_list None\) share 3 dialogues, such as 'MUL0'; give files or lists that have no dialogue in common",
+        ),
+        ("multiwoz", ["--test_list=valListFile.txt"], r"splits valid .* and test .* share 1 dialogues, such as 'MUL0'"),
+        (
+            "multiwoz",
+            ["--train_list=testListFile.txt"],
+            r"splits train .*testListFile.txt\) and test .*testListFile.txt\) share 1 dialogues, such as 'MUL1'",
+        ),
+        (
+            "camrest",
+            [ARDM, "--test_file=ardm_train_data.json"],
+            r"the splits train \(train_file ardm_train_data.json\) and test \(test_file ardm_train_data.json\) share "
+            r"12 dialogues, such as 'thai food for 0",
+        ),
+        (
+            "persuasion",
+            ["--valid_file=split_train.json"],
+            r"splits train .* and valid \(valid_file split_train.json\) share 10 dialogues, such as 'turn 0 of talk 0",
+        ),
+    ],
+)
+def test_a_dialogue_in_two_splits_is_named(
+    tmp_path: Path, experiment: Run, name: str, options: list[str], expected: str
+) -> None:
+    raw = tmp_path / "raw"
+    write_woz(raw)
+    write_camrest(raw)
+    write_persuasion(raw)
+    with pytest.raises(UserError, match=expected):
+        experiment(name, raw, *options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--decoding.max_new_tokens=64"], "decoding: --max_new_tokens 64 leaves no room .* n_positions 64; try 32"),
+        (["--train.model.n_positions", "3"], "decoding: --max_new_tokens 3 leaves no room .* n_positions 3; try 1"),
+        (["--train.train.max_stepps=3"], r"there is no option train\.max_stepps; did you mean train\.max_steps\?"),
+    ],
+)
+def test_what_the_training_can_not_take_is_named_before_pages_are_made(
+    tmp_path: Path, experiment: Run, options: list[str], expected: str
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        experiment("camrest", write_camrest(tmp_path / "raw"), ARDM, *options)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,21 @@ from jaxgpt.experiments.camrest_data import read_ardm, read_published
 from jaxgpt.experiments.config import CamRestExperiment
 from jaxgpt.experiments.replies import SYSTEM, generate
 from jaxgpt.experiments.running import Outcome, Prepared, Row
+from jaxgpt.experiments.splits import as_texts, check_apart
 
 _EARLIER_BLEU, _EARLIER_F1 = "0.2066", "0.846"
 
 
 def prepare(cfg: CamRestExperiment) -> Prepared:
-    """UserError where a file is missing, has no dialogues, or a turn lacks a field."""
+    """UserError where a file is missing, has no dialogues, shares one with another, or a turn lacks a field."""
     if cfg.dialogues_file is None:
-        train, valid, test = (read_ardm(cfg.file(name)) for name in (cfg.train_file, cfg.valid_file, cfg.test_file))
+        files = {"train": cfg.train_file, "valid": cfg.valid_file, "test": cfg.test_file}
+        read = {split: read_ardm(cfg.file(name)) for split, name in files.items()}
+        check_apart(
+            {split: as_texts(own) for split, own in read.items()},
+            {split: f"{split}_file {name}" for split, name in files.items()},
+        )
+        train, valid, test = read.values()
     else:
         train, valid, test = read_published(cfg.file(cfg.dialogues_file), cfg.file(cfg.database_file))
         if not test:

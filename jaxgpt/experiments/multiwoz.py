@@ -13,13 +13,14 @@ from jaxgpt.evaluate.tasks.woz import WozDialogue, WozTurn, read_dialogues, read
 from jaxgpt.experiments.config import MultiWozExperiment
 from jaxgpt.experiments.replies import SYSTEM, USER, generate
 from jaxgpt.experiments.running import Outcome, Prepared, Row
+from jaxgpt.experiments.splits import check_apart
 
 _EARLIER_MATCH, _EARLIER_SUCCESS = "84.78 %", "70.87 %"
 _BOOKED, _REFUSED = ("Booking-Book", "Train-OfferBooked"), ("Booking-NoBook", "Train-NoBook")
 
 
 def prepare(cfg: MultiWozExperiment) -> Prepared:
-    """UserError where a file is missing, a dialogue lacks a part, or a split is empty."""
+    """UserError where a file is missing, a dialogue lacks a part, a split is empty, or two share a dialogue."""
     databases = load_databases(Path(cfg.raw) / cfg.databases)
     writer = _Writer(databases, Delexicaliser(databases), cfg.most_rows)
     splits = _splits(cfg)
@@ -50,6 +51,10 @@ def _splits(cfg: MultiWozExperiment) -> dict[str, list[WozDialogue]]:
                 f"the split {split} is empty: {path} has {len(read[path])} dialogues and {split}_list is "
                 f"{lists[split]}; give the file and the list of the same data"
             )
+    check_apart(
+        {split: [dialogue.name for dialogue in own] for split, own in splits.items()},
+        {split: f"{split}_file {path}, {split}_list {lists[split]}" for split, path in files.items()},
+    )
     return splits
 
 

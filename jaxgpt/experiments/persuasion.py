@@ -9,15 +9,20 @@ from jaxgpt.evaluate.corpora import read_items
 from jaxgpt.experiments.config import PersuasionExperiment
 from jaxgpt.experiments.pages import VALID
 from jaxgpt.experiments.running import Outcome, Prepared, Row
+from jaxgpt.experiments.splits import as_texts, check_apart
 from jaxgpt.steps import run_step
 
 _EARLIER = "9.92"  # best of ten epochs, from a model of Reddit
 
 
 def prepare(cfg: PersuasionExperiment) -> Prepared:
-    """UserError where a file is missing or a split would be empty."""
+    """UserError where a file is missing, a split would be empty, or two files have a dialogue in common."""
     if cfg.dialogues_file is None:
         train, valid = _read(cfg, cfg.train_file), _read(cfg, cfg.valid_file)
+        check_apart(
+            {"train": as_texts(train), "valid": as_texts(valid)},
+            {"train": f"train_file {cfg.train_file}", "valid": f"valid_file {cfg.valid_file}"},
+        )
     else:
         train, valid = _split(_read(cfg, cfg.dialogues_file), cfg.valid_fraction, cfg.seed)
     for name, conversations in (("train", train), ("valid", valid)):
