@@ -3,7 +3,8 @@
     python benchmarks/perplexity.py --json
 
 Both sides take turns on the same tokens; theirs is the loop of the guide "Perplexity of fixed-length models" with
-`batch` windows at once, which ours gets, too. `ratio`: our tokens/s over theirs, of medians.
+`batch` windows at once. Ours is told the same number, of which it takes on a CPU as many as fit its cache: one.
+`ratio`: our tokens/s over theirs, of medians.
 """
 
 import argparse

@@ -19,7 +19,7 @@ def compare(arguments: list[str]) -> None:
     parser.add_argument("--protocol", type=str, nargs="+", default=None, help="by default token, word, bits_per_byte")
     parser.add_argument("--context", type=int | None, default=None, help="as in `jaxgpt perplexity`")
     parser.add_argument("--stride", type=int | None, default=None, help="as in `jaxgpt perplexity`")
-    parser.add_argument("--split", type=str, default="valid", help="of pages")
+    parser.add_argument("--split", type=str | None, default=None, help="of pages; by default valid")
     parser.add_argument("--format", type=FormatName | None, default=None, help="as in `jaxgpt perplexity`")
     parser.add_argument("--prompt", type=str, nargs="+", default=[], help="texts that each model continues")
     parser.add_argument("--new_tokens", type=int, default=60, help="tokens of a continuation")
@@ -28,6 +28,10 @@ def compare(arguments: list[str]) -> None:
     folder = Path(args.output)
     require(folder.is_dir() or not folder.exists(), f"--output {folder} is a file; give a folder, or another name")
 
+    from jaxgpt.evaluate.packages import check_packages
+
+    check_packages("jaxgpt compare", "matplotlib")  # pictures are drawn last
+
     from jaxgpt.evaluate.compare import compare as measure
     from jaxgpt.evaluate.comparison_report import as_json, as_markdown, write_report
     from jaxgpt.evaluate.options import DataOptions
@@ -35,7 +39,7 @@ def compare(arguments: list[str]) -> None:
     options = DataOptions(
         data="",
         split=args.split,
-        protocol=args.protocol or [],
+        protocol=args.protocol or (),
         context=args.context,
         stride=args.stride,
         format=args.format,

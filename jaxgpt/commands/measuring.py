@@ -38,7 +38,7 @@ def perplexity(arguments: list[str]) -> None:
     from jaxgpt.evaluate.report import lines
     from jaxgpt.evaluate.subject import open_subject
 
-    check_options(options)
+    check_options(options, [options.data])
     subject = open_subject(args.model, args.step, args.tokenizer, args.batch_size)
     found = measure_on(subject, options)
     where = args.model if subject.step is None else f"{args.model} (step {subject.step})"

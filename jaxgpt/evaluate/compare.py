@@ -9,14 +9,12 @@ import numpy as np
 from jaxgpt.checks import require
 from jaxgpt.evaluate.by_position import loss_by_position
 from jaxgpt.evaluate.continuation import continue_text
-from jaxgpt.evaluate.corpora import open_corpus
 from jaxgpt.evaluate.curve import Curve, read_curve
-from jaxgpt.evaluate.lambada import measure_lambada, read_passages
-from jaxgpt.evaluate.measuring import is_lambada, is_text, on_pages_or_dialogue, on_text
+from jaxgpt.evaluate.data_sets import DataSets
 from jaxgpt.evaluate.options import DataOptions
 from jaxgpt.evaluate.paired import Difference, paired
 from jaxgpt.evaluate.protocols import Measured, check_protocols
-from jaxgpt.evaluate.subject import open_subject
+from jaxgpt.evaluate.subject import Subject, open_subject
 from jaxgpt.evaluate.windows import check_windows
 from jaxgpt.train.run import holds_run, read_config
 
@@ -66,32 +64,27 @@ def compare(
     UserError, before anything is measured, where there are fewer than two models, or one can't be compared.
     """
     _check(names, data, options, new_tokens)
-    corpora = {spec: open_corpus(spec, options.text_field, options.separator) for spec in data if is_text(spec)}
-    facts = [_facts(name) for name in names]
-    passages = {spec: read_passages(spec) for spec in data if is_lambada(spec)}
+    read = DataSets.read(data, options)
+    facts, warnings = [], list[str]()
+    for name in names:
+        subject = open_subject(name, None, None, None)
+        facts.append(_facts(subject))
+        warnings += read.check(subject)
     context = options.context or min(most for _, most in facts)
     options = replace(options, context=context, stride=options.stride or context)
-    if corpora:
+    if read.corpora:
         for _, most in facts:
             check_windows(context, options.stride or context, most)
-    text = next(iter(corpora.values()), None)
+    text = next(iter(read.corpora.values()), None)
     entries = []
     for name, (entry, _) in zip(names, facts, strict=True):
         subject = open_subject(name, None, None, None)
-        figures: dict[str, Sequence[Measured]] = {}
-        for spec in data:
-            if spec in corpora:
-                figures[spec] = on_text(subject, corpora[spec], options)
-            elif spec in passages:
-                figures[spec] = measure_lambada(subject.scorer, subject.tokenizer, passages[spec])
-            else:
-                of_spec = replace(options, data=spec, protocol=[], context=None, stride=None)
-                figures[spec] = on_pages_or_dialogue(subject, of_spec).figures
+        figures = read.measure(subject, options)
         position = loss_by_position(subject.scorer, subject.tokenizer, text) if text else None
         samples = tuple(continue_text(subject, prompt, new_tokens) for prompt in prompts)
         entries.append(replace(entry, figures=figures, by_position=position, samples=samples))
     differences = {spec: _differences(entries, spec) for spec in data}
-    return Comparison(entries, list(data), list(prompts), differences, list(_left_out(entries, differences)))
+    return Comparison(entries, list(data), list(prompts), differences, [*warnings, *_left_out(entries, differences)])
 
 
 def _check(names: Sequence[str], data: Sequence[str], options: DataOptions, new_tokens: int) -> None:
@@ -107,40 +100,45 @@ def _left_out(entries: list[Entry], differences: dict[str, list[Difference]]) ->
     if len({entry.tokenizer for entry in entries}) > 1:
         yield (
             "The models have different tokenizers, so figures per token are not comparable between them: compare by "
-            "word perplexity and bits per byte."
+            "word perplexity, bits per byte and LAMBADA's last words."
         )
     for spec, found in differences.items():
         for entry in entries[1:]:
-            if not any(difference.other == entry.name for difference in found):
+            there = [difference.protocol for difference in found if difference.other == entry.name]
+            lacking = [one.protocol for one, _ in _comparable(entries[0], entry, spec) if one.protocol not in there]
+            if lacking:
                 yield (
-                    f"{entry.name} and {entries[0].name} are not over the same units of {spec} (windows of one text, "
-                    "or pieces of pages), so their difference has no interval."
+                    f"On {spec} the difference of {entry.name} and {entries[0].name} has no interval in "
+                    f"{', '.join(lacking)}: they are not over the same units (windows of one text, or pieces of "
+                    "pages), or not finite."
                 )
 
 
 def _differences(entries: list[Entry], spec: str) -> list[Difference]:
     first, *others = entries
-    found = []
-    for other in others:
-        same = first.tokenizer == other.tokenizer
-        for one, two in zip(first.figures[spec], other.figures[spec], strict=True):
-            if same or one.protocol in INDEPENDENT:
-                difference = paired(first.name, one, other.name, two)
-                found += [difference] if difference else []
-    return found
+    pairs = ((other, one, two) for other in others for one, two in _comparable(first, other, spec))
+    found = (paired(first.name, one, other.name, two) for other, one, two in pairs)
+    return [difference for difference in found if difference]
 
 
-def _facts(name: str) -> tuple[Entry, int]:
+def _comparable(first: Entry, other: Entry, spec: str) -> list[tuple[Measured, Measured]]:
+    """The two models' figures of each protocol by which they may be compared."""
+    both = zip(first.figures[spec], other.figures[spec], strict=True)
+    same = first.tokenizer == other.tokenizer
+    return [(one, two) for one, two in both if same or one.protocol in INDEPENDENT]
+
+
+def _facts(subject: Subject) -> tuple[Entry, int]:
     """An entry without figures, and the most tokens of a window that the model takes."""
-    subject = open_subject(name, None, None, None)
     tokens, flops, hours, curve = None, None, None, None
-    run = Path(name)
+    run = Path(subject.name)
     if holds_run(run) and subject.model and subject.step:
         curve = read_curve(run, subject.model.cfg, read_config(run)["train"]["batch_size"])
         at = np.array([subject.step])
-        tokens, flops, hours = (float(curve.at(at, of)[0]) for of in (curve.tokens, curve.flops, curve.hours))
+        if curve:
+            tokens, flops, hours = (float(curve.at(at, of)[0]) for of in (curve.tokens, curve.flops, curve.hours))
     entry = Entry(
-        name,
+        subject.name,
         subject.n_parameters,
         subject.step,
         tokens,

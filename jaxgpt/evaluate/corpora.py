@@ -15,6 +15,7 @@ from jaxgpt.evaluate import detokenize
 from jaxgpt.evaluate.detokenize import Detokenize, as_it_is
 
 _CHUNK_BYTES = 1 << 22
+_WITH_SPLITS = ("hf", "tfds")
 
 
 class Document(NamedTuple):
@@ -106,7 +107,7 @@ STANDARD = {
 def open_corpus(spec: str, text_field: str = "text", separator: str | None = None) -> Corpus:
     """spec: NAME or NAME:FILE of a standard test set, or KIND:PATHS of documents as make_tfrecords.py has them.
 
-    UserError where there is no text.
+    UserError where there is no text, or where a data set has splits and none is named.
     """
     name, colon, target = spec.partition(":")
     if name in STANDARD:
@@ -124,13 +125,25 @@ def open_corpus(spec: str, text_field: str = "text", separator: str | None = Non
 
 
 def read_items(spec: str, text_field: str = "text", separator: str | None = None) -> Iterator[str | Conversation]:
-    """The documents or conversations of KIND:PATHS; UserError names what can't be read."""
-    kind = spec.partition(":")[0]
+    """The documents or conversations of KIND:PATHS, hf:NAME:SPLIT or tfds:NAME:SPLIT.
+
+    UserError names what can't be read; of a spec that is wrong before the first item is asked for.
+    """
+    kind, _, target = spec.partition(":")
     if kind not in KINDS:
         raise UserError(
             f"--data {spec}: write pages:DIR, KIND:PATHS with KIND of {', '.join(KINDS)}, or the name of a test set: "
             f"{', '.join((*STANDARD, 'lambada'))}"
         )
+    if kind in _WITH_SPLITS and not target.partition(":")[2]:
+        # Where pages are made it is train unless named, which is not what a model should be measured on.
+        raise UserError(
+            f"--data {spec} names no split; write {kind}:{target.rstrip(':') or 'NAME'}:test, or another one"
+        )
+    return _items(spec, text_field, separator)
+
+
+def _items(spec: str, text_field: str, separator: str | None) -> Iterator[str | Conversation]:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             (source,) = open_sources(SourceOptions([spec], text_field, separator), Path(scratch))

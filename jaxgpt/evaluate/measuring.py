@@ -1,5 +1,6 @@
 """One model on one data set, whatever kinds they are of."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from jaxgpt.errors import UserError
 from jaxgpt.evaluate import lambada
 from jaxgpt.evaluate.corpora import STANDARD, Corpus, open_corpus, read_items
 from jaxgpt.evaluate.dialogue_nll import DialogueNll, measure_dialogue
+from jaxgpt.evaluate.lossless import altered
 from jaxgpt.evaluate.options import DataOptions
-from jaxgpt.evaluate.perplexity import Perplexity, perplexity
+from jaxgpt.evaluate.perplexity import Perplexity, open_pages, perplexity
 from jaxgpt.evaluate.protocols import Measured, measure
 from jaxgpt.evaluate.subject import Subject
 from jaxgpt.train.models import Model
@@ -20,6 +22,7 @@ from jaxgpt.train.models import Model
 _DIALOGUE = ("dialogue", "chat", "dialogpt", "reddit", "multiwoz", "camrest", "persuasion")
 assert set(_DIALOGUE) < set(KINDS)
 DEFAULT = ("token", "word", "bits_per_byte")
+_SPLIT = "valid"  # of pages
 _OF_WINDOWS = ("token", "adjusted")
 
 _FILES = tuple(kind for kind in KINDS if kind not in _DIALOGUE)
@@ -33,14 +36,16 @@ _TAKERS = {
 }
 
 
-def check_options(options: DataOptions) -> None:
-    """UserError where an option is given that the data or the protocols have no use for."""
-    default, kind = DataOptions(""), "pages" if is_pages(options.data) else options.data.partition(":")[0]
+def check_options(options: DataOptions, data: Sequence[str]) -> None:
+    """UserError where an option is given that none of the data, or no protocol, has a use for."""
+    default = DataOptions("")
+    kinds = ["pages" if is_pages(spec) else spec.partition(":")[0] for spec in data]
     given = [name for name in _TAKERS if getattr(options, name) != getattr(default, name)]
-    for name in given if kind in ("pages", lambada.NAME, *STANDARD, *KINDS) else ():
+    known = all(kind in ("pages", lambada.NAME, *STANDARD, *KINDS) for kind in kinds)
+    for name in given if known else ():
         require(
-            kind in _GROUPS[_TAKERS[name]],
-            f"--{name} is of {_TAKERS[name]}, which --data {options.data} is not; leave it out",
+            any(kind in _GROUPS[_TAKERS[name]] for kind in kinds),
+            f"--{name} is of {_TAKERS[name]}, which --data {' '.join(data)} is not; leave it out",
         )
     chosen = options.protocol or DEFAULT
     for name in ("context", "stride"):
@@ -60,7 +65,12 @@ def measure_on(subject: Subject, options: DataOptions) -> dict[str, Any]:
     if is_text(options.data):
         corpus = open_corpus(options.data, options.text_field, options.separator)
         figures = on_text(subject, corpus, options)
-        return {"documents": len(corpus.documents), "figures": [figure.as_json() for figure in figures]}
+        warning = altered(subject.name, subject.tokenizer, corpus)
+        return {
+            "documents": len(corpus.documents),
+            "figures": [figure.as_json() for figure in figures],
+            "warnings": [warning] if warning else [],
+        }
     return on_pages_or_dialogue(subject, options).as_json()
 
 
@@ -83,8 +93,19 @@ def on_text(subject: Subject, corpus: Corpus, options: DataOptions) -> list[Meas
 def on_pages_or_dialogue(subject: Subject, options: DataOptions) -> Perplexity | DialogueNll:
     """Of data that are neither texts nor LAMBADA."""
     if is_pages(options.data):
-        return _on_pages(subject, options.data.removeprefix("pages:"), options)
+        return _on_pages(subject, options)
     return _on_dialogue(subject, options)
+
+
+def check_fits(subject: Subject, options: DataOptions) -> None:
+    """UserError where pages or dialogue do not fit the model; nothing is measured."""
+    if is_pages(options.data):
+        model, folder = _pages(subject, options)
+        open_pages(model, folder, options.split or _SPLIT)
+    else:
+        format_of(subject.name, subject.model, options.format)
+        for _ in read_items(options.data, options.text_field, options.separator):
+            pass
 
 
 def format_of(name: str, model: Model | None, given: str | None) -> DialogueFormat:
@@ -102,14 +123,19 @@ def is_pages(data: str) -> bool:
     return data.startswith(("pages:", "gs://")) or Path(data).is_dir()
 
 
-def _on_pages(subject: Subject, path: str, options: DataOptions) -> Perplexity:
+def _on_pages(subject: Subject, options: DataOptions) -> Perplexity:
+    model, folder = _pages(subject, options)
+    return perplexity(model, folder, options.split or _SPLIT, subject.batch_size)
+
+
+def _pages(subject: Subject, options: DataOptions) -> tuple[Model, Path]:
+    """What is measured on pages, and where they are; those of a bucket are fetched."""
     if subject.model is None:
         raise UserError(
             f"--data {options.data}: pages hold token ids, and {subject.name} is no GPT-2; give the text itself, as "
             "text:FILE or jsonl:FILE"
         )
-    split = options.split or "valid"
-    return perplexity(subject.model, page_folder(path, [split], options.cache), split)
+    return subject.model, page_folder(options.data.removeprefix("pages:"), [options.split or _SPLIT], options.cache)
 
 
 def _on_dialogue(subject: Subject, options: DataOptions) -> DialogueNll:

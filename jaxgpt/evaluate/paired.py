@@ -33,7 +33,7 @@ class Difference:
 
 
 def paired(first_name: str, first: Measured, other_name: str, other: Measured) -> Difference | None:
-    """By paired bootstrap over units; None where the two are not over the same ones.
+    """By paired bootstrap over units; None where the two are not over the same ones, or are not finite.
 
     Source: Koehn 2004, "Statistical significance tests for machine translation evaluation".
     """
@@ -42,6 +42,8 @@ def paired(first_name: str, first: Measured, other_name: str, other: Measured) -
     if drawn is None:
         return None
     difference = float((other.unit_sum.sum() - first.unit_sum.sum()) / first.unit_per.sum())
+    if not np.isfinite(difference):
+        return None
     differences = (drawn[:, 1] - drawn[:, 0]) / drawn[:, 2]
     low, high = middle(differences)
     n = len(differences)

@@ -12,7 +12,7 @@ from jaxgpt.data.loader import Batch, Pages, evaluation_batches
 from jaxgpt.data.manifest import check_fits, check_same_text_format
 from jaxgpt.errors import UserError
 from jaxgpt.evaluate.protocols import Measured, Sums, bits, measured, spread
-from jaxgpt.evaluate.scoring import tokens_per_batch
+from jaxgpt.evaluate.scoring import rows_at_once
 from jaxgpt.model.likelihood import target_nll
 from jaxgpt.model.stack import Params
 from jaxgpt.model_config import ModelConfig
@@ -52,13 +52,14 @@ class Perplexity(NamedTuple):
         }
 
 
-def perplexity(model: Model, folder: Path, split: str) -> Perplexity:
+def perplexity(model: Model, folder: Path, split: str, batch_size: int | None = None) -> Perplexity:
     """The units of intervals are conversations, as pages cut them, or of documents the pages' rows.
 
-    UserError where pages and model differ in vocabulary, tokenizer or dialogue format.
+    batch_size: most rows at once; None chooses it by their length. UserError where pages and model differ in
+    vocabulary, tokenizer or dialogue format.
     """
     pages = open_pages(model, folder, split)
-    nll, tokens = _by_unit(model, pages)
+    nll, tokens = _by_unit(model, pages, batch_size)
     info = pages.info
     if tokens.sum() != info.targets:
         raise UserError(
@@ -74,12 +75,11 @@ def perplexity(model: Model, folder: Path, split: str) -> Perplexity:
     )
 
 
-def _by_unit(model: Model, pages: Pages) -> tuple[np.ndarray, np.ndarray]:
+def _by_unit(model: Model, pages: Pages, most: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Σ nll, nats, and predicted tokens of each unit that has any -> both (units,)."""
     parallel = Pmapped()
     n_rows, n_devices = pages.n_rows(shuffled=False), len(parallel.devices)
-    of_device = min(max(tokens_per_batch() // pages.seq_len, 1), -(-n_rows // n_devices))
-    batch_size = of_device * n_devices
+    batch_size = rows_at_once(pages.seq_len, n_devices, min(most or n_rows, n_rows))
     compiled = jax.pmap(partial(_batch_nll, model.cfg), axis_name=AXIS, in_axes=(None, 0), devices=parallel.devices)
     params = parallel.replicate(model.params)
 
@@ -100,7 +100,8 @@ def _by_unit(model: Model, pages: Pages) -> tuple[np.ndarray, np.ndarray]:
 def _batch_nll(cfg: ModelConfig, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
     """(B, T), also of targets that don't count."""
     inputs = {f"{name}_BT": batch.get(name) for name in ("positions", "segments", "roles")}
-    return target_nll(cfg, params, batch["input_ids"], batch["targets"], **inputs)
+    with jax.default_matmul_precision("highest"):
+        return target_nll(cfg, params, batch["input_ids"], batch["targets"], **inputs)
 
 
 def _sums(batch: Batch, nll_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ What word and bits_per_byte are over does not depend on the tokenizer: models of
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,7 +86,8 @@ def measure(
             sums = _of_stream(scorer, tokenizer, corpus, whole, context + 1, stride)
             # Megatron-LM splits at single spaces.
             words = len(corpus.text.strip().split(" ")) - 1
-            found.append(measured(f"adjusted[{windows}]", sums, sums.tokens * (words / sums.tokens.sum())))
+            per = spread(words, sums.tokens)
+            found.append(measured(f"adjusted[{windows}]", replace(sums, words=per), per))
         else:
             by_document = by_document or _of_documents(scorer, tokenizer, corpus)
             if protocol == "word":

@@ -14,7 +14,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     for name, value in found.items():
         if name in _SHOWN:
             continue
-        if isinstance(value, float):
+        if name == "warnings":
+            yield from value
+        elif isinstance(value, float):
             yield f"{name:18s} {value:,.4f}"
         elif isinstance(value, int):
             yield f"{name:18s} {value:,}"
@@ -46,4 +48,7 @@ def _table(figures: list[Mapping[str, Any]]) -> Iterator[str]:
     first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     for name, *cells in rows:
         yield "  ".join([f"{name:{first}s}", *(f"{cell:>{width}s}" for cell, width in zip(cells, widths, strict=True))])
-    yield f"intervals over {figures[0]['units']}"
+    units = dict.fromkeys(figure["units"] for figure in figures)
+    for unit in units:
+        of = [figure["protocol"] for figure in figures if figure["units"] == unit]
+        yield f"intervals over {unit}" + (f": {', '.join(of)}" if len(units) > 1 else "")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,15 @@ from jaxgpt.train.step import AXIS
 _SHORTEST = 32  # tokens that shorter inputs are filled up to
 
 
-def tokens_per_batch() -> int:
-    """Of one device: what an accelerator needs to be busy; of a CPU, what its cache holds."""
-    return 1024 if jax.default_backend() == "cpu" else 8192
+def rows_at_once(length: int, n_devices: int, most: int | None) -> int:
+    """Rows of `length` tokens that all devices take together: as many as keep them busy, or `most`, but one for each.
+
+    A CPU never takes more tokens than its cache holds: more are slower.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    fitting = max((1024 if on_cpu else 8192) // length, 1) * n_devices
+    rows = min(most or fitting, fitting) if on_cpu else most or fitting
+    return -(-rows // n_devices) * n_devices
 
 
 class Text(NamedTuple):
@@ -53,7 +59,7 @@ class Scorer(Protocol):
 
 
 class JaxScorer:
-    """A GPT-2 on all devices.
+    """A GPT-2 on all devices, in products that are as precise as cfg.dtype is.
 
     Texts of about the same length are scored together, filled up at their ends, which a causal model does not see. Only
     the hidden states that predict something meet the output table.
@@ -67,7 +73,7 @@ class JaxScorer:
         self._params = self._parallel.replicate(params)
         self._batch_size = batch_size
         self._compiled = jax.pmap(
-            partial(_scores, cfg),
+            partial(_exact_scores, cfg),
             axis_name=AXIS,
             in_axes=(None, 0, None),
             static_broadcasted_argnums=(2,),
@@ -83,11 +89,11 @@ class JaxScorer:
 
     def _under_way(self, texts: Sequence[Text], shapes: dict[tuple[int, int], list[int]]) -> Iterator["_Batch"]:
         for (length, predicted), numbers in sorted(shapes.items(), reverse=True):
-            size = self._rows(length)
+            size = rows_at_once(length, len(self._parallel.devices), self._batch_size)
             for begin in range(0, len(numbers), size):
                 chosen = numbers[begin : begin + size]
                 # Each number of rows is a program, so what is left at the end gets a power of two of them.
-                rows = min(self._for_all_devices(_power_of_two(len(chosen))), size)
+                rows = rows_at_once(length, len(self._parallel.devices), min(_power_of_two(len(chosen)), size))
                 arrays = self._parallel.split(_arrays([texts[number] for number in chosen], rows, length))
                 yield _Batch(chosen, length, self._compiled(self._params, arrays, predicted))
 
@@ -97,16 +103,6 @@ class JaxScorer:
         assert 0 < predicted <= length < self.context, f"{length + 1} tokens from {text.first} on"
         rounded = min(max(_power_of_two(length), _SHORTEST), self.context - 1)
         return rounded, min(max(_power_of_two(predicted), _SHORTEST), rounded)
-
-    def _rows(self, length: int) -> int:
-        fitting = max(tokens_per_batch() // length, 1) * len(self._parallel.devices)
-        if jax.default_backend() == "cpu":  # more rows only leave its cache
-            return self._for_all_devices(min(self._batch_size or fitting, fitting))
-        return self._for_all_devices(self._batch_size or fitting)
-
-    def _for_all_devices(self, rows: int) -> int:
-        n_devices = len(self._parallel.devices)
-        return -(-rows // n_devices) * n_devices
 
 
 class _Batch(NamedTuple):
@@ -132,6 +128,11 @@ def _arrays(texts: list[Text], rows: int, length: int) -> dict[str, np.ndarray]:
         if text.roles is not None:
             batch["roles"][row, :n] = text.roles[:-1]
     return batch
+
+
+def _exact_scores(*arguments: Any) -> tuple[jax.Array, jax.Array]:
+    with jax.default_matmul_precision("highest"):
+        return _scores(*arguments)
 
 
 def _scores(

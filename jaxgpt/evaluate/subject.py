@@ -1,7 +1,7 @@
 """A model under measurement: a run, a GPT-2 from outside, or any causal language model of `transformers`."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxgpt.checks import require
@@ -16,13 +16,14 @@ from jaxgpt.train.run import holds_run
 
 @dataclass(frozen=True)
 class Subject:
-    """name: as the user gave it; model: None for one that is no GPT-2; step: of a run."""
+    """name: as the user gave it; model: None for one that is no GPT-2; batch_size: as asked for; step: of a run."""
 
     name: str
     scorer: Scorer
     tokenizer: Tokenizer
     n_parameters: int
     model: Model | None
+    batch_size: int | None = None
 
     @property
     def step(self) -> int | None:
@@ -53,10 +54,13 @@ def open_subject(name: str, step: int | None, tokenizer: str | None, batch_size:
         raise UserError(
             f"{name} has no tokenizer; put its files there, or name the one that it was trained with as --tokenizer"
         )
+    found = found.cut_to(tokenizer_used.vocab_size)
     _check_vocabulary(name, found.cfg.vocab_size, tokenizer_used)
+    # What was trained in bfloat16 is measured as exact as its export and as models of others are.
+    found = replace(found, cfg=replace(found.cfg, dtype="float32"))
     model = load_found(found, tokenizer_used)
     scorer = JaxScorer(model.cfg, model.params, batch_size)
-    return Subject(name, scorer, model.tokenizer, model.cfg.n_params, model)
+    return Subject(name, scorer, model.tokenizer, model.cfg.n_params, model, batch_size)
 
 
 def _other(name: str, folder: Path, given: Tokenizer | None, batch_size: int | None) -> Subject:
@@ -69,7 +73,7 @@ def _other(name: str, folder: Path, given: Tokenizer | None, batch_size: int | N
         raise UserError(f"{error}; or name the one that the model was trained with as --tokenizer") from None
     scorer = TorchScorer(str(folder), batch_size)
     _check_vocabulary(name, scorer.vocab_size, tokenizer)
-    return Subject(name, scorer, tokenizer, scorer.n_parameters, None)
+    return Subject(name, scorer, tokenizer, scorer.n_parameters, None, batch_size)
 
 
 def _check_vocabulary(name: str, vocab_size: int, tokenizer: Tokenizer) -> None:

@@ -1,7 +1,7 @@
 """Any causal language model of `transformers`, so that models which are no GPT-2 stand in the same table."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,13 +9,21 @@ from jaxgpt.errors import UserError
 from jaxgpt.evaluate.scoring import Scores, Text
 from jaxgpt.train.sample import TEMPERATURE, TOP_P
 
+if TYPE_CHECKING:
+    import torch
+
 _TOKENS_PER_BATCH = 2048
 _CONTEXT = 1024  # of models that do not say theirs
+# More is not used: a model's logits are of its whole input, 4 GiB of float32 for 131,072 ids, and grow with its length.
+_LONGEST_CONTEXT = 8192
+_PREDICTED_AT_ONCE = 1024  # tokens
 _ROUNDING = 1e-3  # of the largest logit; more is no rounding
 
 
 class TorchScorer:
     """name: a folder or a hub name. Texts of one length go together; the weights are float32.
+
+    context: as the model has it, but no more than 8,193 tokens, the last of which is only predicted.
 
     UserError where there is no such model, its weights are not whole, or it sees what it is to predict.
     """
@@ -44,7 +52,8 @@ class TorchScorer:
             raise UserError(f"--model {name} sees the tokens that it is to predict; give a causal language model")
         cfg = self._model.config.get_text_config()  # its own, or the part of a model that also sees or hears
         # A window of n tokens has n - 1 as its input.
-        self.context = int(getattr(cfg, "max_position_embeddings", _CONTEXT) or _CONTEXT) + 1
+        own_context = int(getattr(cfg, "max_position_embeddings", _CONTEXT) or _CONTEXT)
+        self.context = min(own_context, _LONGEST_CONTEXT) + 1
         self.n_parameters = sum(parameter.numel() for parameter in self._model.parameters())
         self.vocab_size = int(cfg.vocab_size)
         self._batch_size = batch_size
@@ -74,10 +83,7 @@ class TorchScorer:
             logits = self._model(ids[:, :-1]).logits
             for row, number in enumerate(numbers):
                 first = texts[number].first
-                own, targets = logits[row, first - 1 :].float(), ids[row, first:]
-                nll = torch.nn.functional.cross_entropy(own, targets, reduction="none")
-                likeliest = own.max(-1).values == own.gather(-1, targets[:, None])[:, 0]
-                yield number, Scores(nll.cpu().numpy(), likeliest.cpu().numpy())
+                yield number, _scores(logits[row, first - 1 :], ids[row, first:])
 
     def draw(self, ids: Sequence[int], n_new: int, seed: int) -> list[int]:
         """Up to `n_new` ids that go on from `ids`, as far as the context reaches, drawn as `sample` draws them."""
@@ -96,3 +102,16 @@ class TorchScorer:
             max_new_tokens=min(n_new, longest - len(ids)),
         )
         return [int(token) for token in drawn[0, len(ids) :]]
+
+
+def _scores(logits: "torch.Tensor", targets: "torch.Tensor") -> Scores:
+    """logits (n, V) and what they are to predict (n,); in pieces, as the loss makes another array of their size."""
+    import torch
+
+    pieces = zip(logits.split(_PREDICTED_AT_ONCE), targets.split(_PREDICTED_AT_ONCE), strict=True)
+    nll, likeliest = [], []
+    for piece, own in pieces:
+        piece = piece.float()
+        nll.append(torch.nn.functional.cross_entropy(piece, own, reduction="none"))
+        likeliest.append(piece.max(-1).values == piece.gather(-1, own[:, None])[:, 0])
+    return Scores(torch.cat(nll).cpu().numpy(), torch.cat(likeliest).cpu().numpy())

@@ -1,6 +1,5 @@
-"""The negative log-likelihood of a split: what validation and `jaxgpt perplexity` both report."""
+"""The negative log-likelihood of a split, for validation."""
 
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import NamedTuple
 
@@ -39,7 +38,6 @@ def split_loss(
     batch_size: int,
     limit: int = 0,
     process: tuple[int, int] = (0, 1),
-    progress: Callable[[Iterator[dict[str, np.ndarray]]], Iterator[dict[str, np.ndarray]]] = lambda batches: batches,
 ) -> SplitLoss | None:
     """Σ nll and Σ tokens over the split, or over its first `limit` batches; sums across batches are float64.
 
@@ -48,7 +46,7 @@ def split_loss(
     check_batch(len(parallel.devices), batch_size)
     nll_sum, tokens = 0.0, 0
     with closing(prefetch(evaluation_batches(pages, batch_size, limit, *process), 2)) as batches:
-        under_way = (eval_step(params, parallel.split(batch)) for batch in progress(batches))
+        under_way = (eval_step(params, parallel.split(batch)) for batch in batches)
         for sums in map(jax.device_get, one_behind(under_way)):
             if sums[STOPS]:
                 return None

@@ -141,6 +141,7 @@ def test_a_curve_by_hand(tags_run, tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + half_a_line)
     cfg = read_model_config(run)
     curve = read_curve(run, cfg, batch_size=8)
+    assert curve is not None
     assert curve.tokens.tolist() == [8000, 16000, 24000]
     np.testing.assert_allclose(curve.flops, curve.tokens * train_flops_per_token(cfg, 100))
     np.testing.assert_allclose(curve.hours, [5.4 * 10 / 3600, (5.4 + 3.6) * 10 / 3600, (5.4 + 3.6 + 7.2) * 10 / 3600])
@@ -184,7 +185,7 @@ def short(tags_run, tmp_path: Path) -> Path:
 def test_a_mistake_is_found_before_anything_is_measured(
     tags_run, text: str, tmp_path: Path, changed: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "on_text", None)
+    monkeypatch.setattr(module.DataSets, "measure", None)
     with pytest.raises(UserError, match=expected):
         compare([str(tags_run.run), str(tags_run.hf), "--data", text, "--output", str(tmp_path / "report"), *changed])
     twice = [str(tags_run.run), str(tags_run.run), "--data", text, "--output", str(tmp_path / "report")]
@@ -192,6 +193,36 @@ def test_a_mistake_is_found_before_anything_is_measured(
         compare(twice)
     with pytest.raises(UserError, match="is a file; give a folder"):
         compare([*twice[:-1], text.partition(":")[2]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("{text} pages:{pages}", "vocabulary of 50257 ids .* does not fit model.vocab_size 50258"),
+        ("{text} pages:nowhere", "nowhere"),
+        ("{text} dialogue:nowhere.jsonl --format tags", "nowhere.jsonl"),
+        ("{text} dialogue:{talk}", "does not say in which format it was trained"),
+        ("{text} lambada:{long}", r"passage 1: its last word is \d+ tokens of the tokenizer"),
+        ("dialogue:{talk} --format tags --stride 7", "--stride is of texts, which --data .* is not; leave it out"),
+        ("{text} --split test", "--split is of pages, which --data .* is not; leave it out"),
+        ("{text} --protocol word --stride 7", "--stride is 7, but --protocol word has no windows to choose"),
+    ],
+)
+def test_so_is_what_does_not_fit_one_of_the_models(
+    tags_run, sep_run, text: str, tmp_path: Path, arguments: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "talk").write_text("".join(json.dumps(turns) + "\n" for turns in tiny_run.CONVERSATIONS[:5]))
+    word = "".join(chr(0x4E00 + 37 * n) for n in range(40))
+    (tmp_path / "long").write_text(json.dumps({"text": f"what is {word}"}) + "\n")
+    bare = Path(shutil.copytree(tags_run.hf, tmp_path / "bare"))
+    config = json.loads((bare / "config.json").read_text())
+    del config["dialogue_format"]
+    (bare / "config.json").write_text(json.dumps(config))
+    other = sep_run.run if "pages" in arguments else bare
+    given = arguments.format(text=text, pages=tags_run.pages, talk=tmp_path / "talk", long=tmp_path / "long").split()
+    monkeypatch.setattr(module.DataSets, "measure", None)
+    with pytest.raises(UserError, match=expected):
+        compare([str(tags_run.run), str(other), "--output", str(tmp_path / "report"), "--data", *given])
 
 
 def test_one_model_is_nothing_to_compare(tags_run, text: str, tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def test_passages_are_read(tmp_path: Path) -> None:
         ('{"text": " word "}', "{} line 1: a passage is two words or more with a space between, not 'word'"),
         ('{"text": "one\\ntwo"}', "{} line 1: a passage is two words or more"),
         ('{"text": ""}', "{} line 1: a passage is two words or more"),
+        ('{"text": "a b"}\n{"text": "a b \\ud800c"}', "{} line 2: '\\ud800' is half a surrogate pair and no character"),
     ],
 )
 def test_a_bad_line_is_named(lines: str, message: str, tmp_path: Path) -> None:

@@ -53,6 +53,15 @@ def test_only_the_same_units_are_compared() -> None:
     assert paired("a", first, "b", figure(other.unit_sum, other.unit_per, "token")) is None
 
 
+def test_a_model_without_finite_nats_is_not_compared() -> None:
+    first, other = two(0.1)
+    nll = other.unit_sum.copy()
+    nll[3] = np.nan
+    assert paired("a", first, "b", figure(nll, other.unit_per)) is None
+    nll[3] = np.inf
+    assert paired("a", first, "b", figure(nll, other.unit_per)) is None
+
+
 def test_a_model_is_as_good_as_itself() -> None:
     first, _ = two(0.0)
     found = paired("a", first, "a", first)

@@ -118,6 +118,7 @@ def test_text_by_every_protocol(tags_run, files: dict[str, Path], measured: Json
     ]
     found = measured(tags_run.hf, data)
     token, word, bits = found["figures"]
+    assert found["warnings"] == []
     assert found["documents"] == 1
     assert [figure["protocol"] for figure in (token, word, bits)] == [
         "token[context=61,stride=61]",

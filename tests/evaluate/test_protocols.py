@@ -147,6 +147,7 @@ def test_adjusted_is_megatrons(
     ratio = (len(ids) - 1) / (len(original.strip().split(" ")) - 1)
     assert ours.nll_sum == pytest.approx(nll, rel=1e-5)
     assert ours.value == pytest.approx(math.exp(nll / counted * ratio), rel=1e-4)
+    assert ours.value == pytest.approx(math.exp(ours.nll_sum / ours.words), rel=1e-9)
 
 
 def test_what_there_is_none_of_is_no_average(scorer: JaxScorer, tokenizer: Tokenizer) -> None:

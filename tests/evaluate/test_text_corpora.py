@@ -203,6 +203,33 @@ def test_what_holds_no_text_is_named(spec: str, content: str | bytes, message: s
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("spec", "written"),
+    [
+        ("hf:a/b", "hf:a/b:test"),
+        ("hf:a/b:", "hf:a/b:test"),
+        ("tfds:lm1b", "tfds:lm1b:test"),
+        ("tfds:/a/folder", "tfds:/a/folder:test"),
+        ("hf:", "hf:NAME:test"),
+        ("hf", "hf:NAME:test"),
+    ],
+)
+def test_the_split_is_named(spec: str, written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "open_sources", None)  # nothing is opened
+    for read in (read_items, open_corpus):  # the first one says so before it is iterated
+        with pytest.raises(UserError) as error:
+            read(spec)
+        assert str(error.value) == f"--data {spec} names no split; write {written}, or another one"
+
+
+def test_a_named_split_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split in ("train", "test"):
+        save(folder, json.dumps({"text": f"of {split}"}) + "\n", f"{split}.jsonl")
+    assert open_corpus(f"hf:{folder}:test").text == "of test"
+
+
 def test_a_separator_is_of_texts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--separator is for the kinds text, and --data has none"):
         open_corpus(f"jsonl:{save(tmp_path, '{}')}", separator="%%")

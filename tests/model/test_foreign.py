@@ -13,6 +13,7 @@ from foreign_files import Write, as_dict, assert_same
 from hf import logits, model_config, relative_error, tensors_of, torch_model
 
 from jaxgpt.errors import UserError
+from jaxgpt.evaluate.subject import open_subject
 from jaxgpt.model.convert import from_hf_tensors
 from jaxgpt.model.source import open_source
 
@@ -110,6 +111,14 @@ def test_padding_rows_of_a_vocabulary_are_cut_where_something_says_so(tmp_path: 
     assert open_source(str(tmp_path / "ckpt.pt")).tensors["transformer.wte.weight"].shape == (132, 30)
     stock = open_source(str(foreign_files.safetensors(torch_model(), tmp_path / "stock")))
     assert stock.cut_to(7) is stock
+
+
+def test_padding_rows_take_no_part_in_a_perplexity(tmp_path: Path) -> None:
+    model = foreign_files.LinearGPT(50304, 23, 30, 5, 1, True)
+    torch.save({"model": model.state_dict(), "model_args": {"n_head": 5}}, tmp_path / "ckpt.pt")
+    subject = open_subject(str(tmp_path / "ckpt.pt"), None, "gpt2", None)
+    assert subject.model
+    assert subject.model.cfg.vocab_size == 50257
 
 
 def test_a_file_without_config_says_what_it_assumes(tmp_path: Path) -> None:
