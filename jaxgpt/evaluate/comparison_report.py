@@ -15,6 +15,7 @@ from jaxgpt.evaluate.report import rounded
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "div{overflow-x:auto}"
     "table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;"
     "text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}"
     "img{max-width:100%}pre{white-space:pre-wrap;background:#f6f6f6;padding:.7rem}"
@@ -149,4 +150,4 @@ def _html_table(table: Table) -> str:
     head, rows = table
     cells = [f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>"]
     cells += [f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
-    return f"<table>{''.join(cells)}</table>"
+    return f"<div><table>{''.join(cells)}</table></div>"
