@@ -67,18 +67,21 @@ class Decoding:
         """Tokens of the longest reply of a model with so many positions."""
         return self.max_new_tokens or max(min(200, n_positions // 2), 1)
 
-    def check(self, n_positions: int, candidates: int = 1) -> None:
-        """UserError where a model with so many positions has no room for a prompt, or candidates would all be alike."""
+    def check(self, n_positions: int, candidates: int = 1, *, prefix: str = "--") -> None:
+        """UserError where a model with so many positions has no room for a prompt, or candidates would all be alike.
+
+        prefix: of the options' names where the command that is asked has them.
+        """
         longest = self.longest(n_positions)
         if longest >= n_positions:
             raise UserError(
-                f"--max_new_tokens {longest} leaves no room for a prompt in the model's n_positions {n_positions}; "
-                f"try {n_positions // 2}"
+                f"{prefix}max_new_tokens {longest} leaves no room for a prompt in the model's n_positions "
+                f"{n_positions}; try {n_positions // 2}"
             )
         if candidates > 1 and not self.draws:
             raise UserError(
-                f"--candidates {candidates} are drawn by chance, but --temperature is {self.temperature} "
-                f"and --num_beams {self.num_beams}; set a temperature above 0 and 1 beam, or draw no candidates"
+                f"--candidates {candidates} are drawn by chance, but {prefix}temperature is {self.temperature} "
+                f"and {prefix}num_beams {self.num_beams}; set a temperature above 0 and 1 beam, or draw no candidates"
             )
 
     def rules(self) -> dict[str, Any]:

@@ -3,16 +3,22 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from jaxgpt.data.dialogue import Conversation
 from jaxgpt.evaluate.corpora import Corpus, open_corpus
 from jaxgpt.evaluate.lambada import as_texts, measure_lambada, read_passages
 from jaxgpt.evaluate.lossless import altered
 from jaxgpt.evaluate.measuring import (
-    check_fits,
     check_options,
+    check_pages,
+    format_of,
+    is_dialogue,
     is_lambada,
+    is_pages,
     is_text,
-    on_pages_or_dialogue,
+    on_dialogue,
+    on_pages,
     on_text,
+    read_conversations,
 )
 from jaxgpt.evaluate.options import DataOptions
 from jaxgpt.evaluate.protocols import Measured
@@ -21,26 +27,35 @@ from jaxgpt.evaluate.subject import Subject
 
 @dataclass(frozen=True)
 class DataSets:
-    """corpora, passages (of LAMBADA): by name; others: how pages and dialogue, which are read later, are measured."""
+    """corpora, passages (of LAMBADA), conversations: by name; pages: how each is measured, of which much stays on disk.
+
+    format: of all conversations, None where each model has its own.
+    """
 
     corpora: dict[str, Corpus]
     passages: dict[str, list[str]]
-    others: list[DataOptions]
+    conversations: dict[str, list[Conversation]]
+    pages: list[DataOptions]
+    format: str | None
 
     @classmethod
     def read(cls, data: Sequence[str], options: DataOptions) -> "DataSets":
         """UserError where data can't be read, or an option is of none of them."""
         check_options(options, data)
-        corpora = {spec: open_corpus(spec, options.text_field, options.separator) for spec in data if is_text(spec)}
-        passages = {spec: read_passages(spec) for spec in data if is_lambada(spec)}
-        others = [spec for spec in data if spec not in corpora and spec not in passages]
-        of_others = [replace(options, data=spec, protocol=[], context=None, stride=None) for spec in others]
-        return cls(corpora, passages, of_others)
+        return cls(
+            {spec: open_corpus(spec, options.text_field, options.separator) for spec in data if is_text(spec)},
+            {spec: read_passages(spec) for spec in data if is_lambada(spec)},
+            {spec: read_conversations(replace(options, data=spec)) for spec in data if is_dialogue(spec)},
+            [replace(options, data=spec) for spec in data if is_pages(spec)],
+            options.format,
+        )
 
     def check(self, subject: Subject) -> Iterator[str]:
         """What should be said of the model's figures, a sentence each; UserError where data do not fit the model."""
-        for options in self.others:
-            check_fits(subject, options)
+        for options in self.pages:
+            check_pages(subject, options)
+        if self.conversations:
+            format_of(subject.name, subject.model, self.format)
         for passages in self.passages.values():
             as_texts(subject.tokenizer, passages, subject.scorer.context - 1)
         for corpus in self.corpora.values():
@@ -53,6 +68,9 @@ class DataSets:
             figures[spec] = on_text(subject, corpus, options)
         for spec, passages in self.passages.items():
             figures[spec] = measure_lambada(subject.scorer, subject.tokenizer, passages)
-        for other in self.others:
-            figures[other.data] = on_pages_or_dialogue(subject, other).figures
+        for spec, conversations in self.conversations.items():
+            dialogue_format = format_of(subject.name, subject.model, self.format)
+            figures[spec] = on_dialogue(subject, dialogue_format, conversations).figures
+        for pages in self.pages:
+            figures[pages.data] = on_pages(subject, pages).figures
         return figures

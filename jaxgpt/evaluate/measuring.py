@@ -71,12 +71,19 @@ def measure_on(subject: Subject, options: DataOptions) -> dict[str, Any]:
             "figures": [figure.as_json() for figure in figures],
             "warnings": [warning] if warning else [],
         }
-    return on_pages_or_dialogue(subject, options).as_json()
+    if is_pages(options.data):
+        return on_pages(subject, options).as_json()
+    dialogue_format = format_of(subject.name, subject.model, options.format)
+    return on_dialogue(subject, dialogue_format, read_conversations(options)).as_json()
 
 
 def is_text(data: str) -> bool:
     """Whether it is documents, which have protocols to choose from."""
-    return not is_pages(data) and not is_lambada(data) and data.partition(":")[0] not in _DIALOGUE
+    return not is_pages(data) and not is_lambada(data) and not is_dialogue(data)
+
+
+def is_dialogue(data: str) -> bool:
+    return data.partition(":")[0] in _DIALOGUE
 
 
 def is_lambada(data: str) -> bool:
@@ -90,22 +97,28 @@ def on_text(subject: Subject, corpus: Corpus, options: DataOptions) -> list[Meas
     return measure(subject.scorer, subject.tokenizer, corpus, protocols, context, options.stride or context)
 
 
-def on_pages_or_dialogue(subject: Subject, options: DataOptions) -> Perplexity | DialogueNll:
-    """Of data that are neither texts nor LAMBADA."""
-    if is_pages(options.data):
-        return _on_pages(subject, options)
-    return _on_dialogue(subject, options)
+def on_pages(subject: Subject, options: DataOptions) -> Perplexity:
+    model, folder = _pages(subject, options)
+    return perplexity(model, folder, options.split or _SPLIT, subject.batch_size)
 
 
-def check_fits(subject: Subject, options: DataOptions) -> None:
-    """UserError where pages or dialogue do not fit the model; nothing is measured."""
-    if is_pages(options.data):
-        model, folder = _pages(subject, options)
-        open_pages(model, folder, options.split or _SPLIT)
-    else:
-        format_of(subject.name, subject.model, options.format)
-        for _ in read_items(options.data, options.text_field, options.separator):
-            pass
+def check_pages(subject: Subject, options: DataOptions) -> None:
+    """UserError where the pages do not fit the model; nothing is measured."""
+    model, folder = _pages(subject, options)
+    open_pages(model, folder, options.split or _SPLIT)
+
+
+def read_conversations(options: DataOptions) -> list[Conversation]:
+    """Those of data of a kind of dialogue."""
+    items = read_items(options.data, options.text_field, options.separator)
+    return [item for item in items if isinstance(item, Conversation)]
+
+
+def on_dialogue(subject: Subject, written: DialogueFormat, conversations: Sequence[Conversation]) -> DialogueNll:
+    """written: how the model reads turns."""
+    cfg = subject.model.cfg if subject.model else None
+    with_roles = cfg is not None and (cfg.use_token_types or cfg.use_role_table)
+    return measure_dialogue(subject.scorer, subject.tokenizer, written, conversations, with_roles)
 
 
 def format_of(name: str, model: Model | None, given: str | None) -> DialogueFormat:
@@ -123,11 +136,6 @@ def is_pages(data: str) -> bool:
     return data.startswith(("pages:", "gs://")) or Path(data).is_dir()
 
 
-def _on_pages(subject: Subject, options: DataOptions) -> Perplexity:
-    model, folder = _pages(subject, options)
-    return perplexity(model, folder, options.split or _SPLIT, subject.batch_size)
-
-
 def _pages(subject: Subject, options: DataOptions) -> tuple[Model, Path]:
     """What is measured on pages, and where they are; those of a bucket are fetched."""
     if subject.model is None:
@@ -136,12 +144,3 @@ def _pages(subject: Subject, options: DataOptions) -> tuple[Model, Path]:
             "text:FILE or jsonl:FILE"
         )
     return subject.model, page_folder(options.data.removeprefix("pages:"), [options.split or _SPLIT], options.cache)
-
-
-def _on_dialogue(subject: Subject, options: DataOptions) -> DialogueNll:
-    written = format_of(subject.name, subject.model, options.format)
-    items = read_items(options.data, options.text_field, options.separator)
-    conversations = [item for item in items if isinstance(item, Conversation)]
-    cfg = subject.model.cfg if subject.model else None
-    with_roles = cfg is not None and (cfg.use_token_types or cfg.use_role_table)
-    return measure_dialogue(subject.scorer, subject.tokenizer, written, conversations, with_roles)

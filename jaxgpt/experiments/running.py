@@ -13,7 +13,6 @@ from jaxgpt.command import make_parser, parse
 from jaxgpt.config import Config
 from jaxgpt.data.atomic import write_text
 from jaxgpt.data.dialogue import Conversation
-from jaxgpt.errors import UserError
 from jaxgpt.experiments.config import Experiment
 from jaxgpt.experiments.pages import TRAIN, VALID, make_pages, write_conversations
 from jaxgpt.steps import run_step
@@ -83,10 +82,7 @@ def _check_decoding(cfg: Experiment, train_options: Sequence[str]) -> None:
     parser.add_class_arguments(Config)
     options = yaml.safe_dump({**cfg.train, "output": cfg.output})
     positions = parse(parser, ["--config", options, *train_options]).model.n_positions
-    try:
-        cfg.decoding.check(positions)
-    except UserError as error:
-        raise UserError(f"decoding: {error}") from None
+    cfg.decoding.check(positions, prefix="--decoding.")
 
 
 def _table(cfg: Experiment, report: dict[str, Any], found: Outcome) -> str:
