@@ -27,7 +27,7 @@ def free_port() -> int:
 
 def environment(devices: int = 2) -> dict[str, str]:
     """Of a process with so many CPU devices that imports this tree's jaxgpt."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 

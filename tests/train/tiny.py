@@ -133,7 +133,7 @@ def command(cfg: Config, folder: Path) -> list[str]:
 
 def environment(devices: int = 1) -> dict[str, str]:
     root = Path(__file__).parents[2]
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     return {**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": flags}
 
 
