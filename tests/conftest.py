@@ -34,6 +34,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """A process that keeps some thousand compiled programs runs out of memory maps, and dies."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+
+
 class TinyRun(NamedTuple):
     """Folders of a data set, a run and its export; see tiny_run.py."""
 
