@@ -1,0 +1,117 @@
+"""Google's command line tool: every command that is run, printed where nothing is to be run, and its errors explained."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+from cloud.errors import CloudError
+from cloud.settings import Settings
+
+_LOOK_SECONDS = 120
+_QUIET = ("--quiet",)  # no questions: nobody may be there
+# What gcloud says -> what that means here. {zone}, {type}, {name}: of the settings.
+_EXPLAINED = (
+    (
+        r"do not currently have an active account|gcloud auth login|Reauthentication",
+        "nobody is logged in; gcloud auth login",
+    ),
+    (
+        r"required property \[project\]|The \[project\] resource is not properly specified|underspecified resource",
+        "no project is set; put PROJECT=… into cloud/settings.env, or gcloud config set project …",
+    ),
+    (
+        r"no more capacity|not enough (available )?capacity|[Ii]nsufficient .*capacity|STOCKOUT|RESOURCE_POOL_EXHAUSTED",
+        "{zone} has no {type} left just now; try another ZONE, PURCHASE=queued, which waits in line, or later",
+    ),
+    (
+        r"[Qq]uota",
+        "your project has no quota for {type} in {zone}; ask for it at console.cloud.google.com/iam-admin/quotas, or "
+        "choose a TYPE, ZONE or PURCHASE that it has",
+    ),
+    (r"ALREADY_EXISTS|already exists", "something in {zone} has the name {name} already; choose another NAME"),
+    (
+        r"Permission denied on 'locations/|[Ll]ocation .* (is not found|not found)|Invalid zone|unknown zone",
+        "there are no TPUs in the zone {zone}; gcloud compute tpus locations list has the zones",
+    ),
+    (
+        r"PERMISSION_DENIED|[Dd]oes not have permission|HTTPError 403",
+        "your account may not do this in this project; an owner has to give it the role, or enable the API, that is "
+        "named above",
+    ),
+    (
+        r"[Aa]ccelerator[ _]?type .*(not found|invalid|is not supported)|not available in zone",
+        "{zone} has no slices of the type {type}; gcloud compute tpus accelerator-types list --zone {zone}",
+    ),
+)
+
+
+class Gcloud:
+    """Commands in the project and zone of the settings. dry_run: each is printed and none is run."""
+
+    def __init__(self, settings: Settings, dry_run: bool):
+        self.settings, self.dry_run = settings, dry_run
+
+    def command(self, *arguments: str) -> list[str]:
+        project = [f"--project={self.settings.project}"] if self.settings.project else []
+        return ["gcloud", *arguments, *project, *_QUIET]
+
+    def change(self, *arguments: str) -> None:
+        """Runs what changes something, however long it takes, and lets the user see what it says."""
+        command = self.command(*arguments)
+        print(f"$ {shlex.join(command)}", flush=True)
+        if not self.dry_run:
+            self._check(command, *_seen(command))
+
+    def look(self, *arguments: str) -> Any:
+        """What a command tells, as JSON; None where there is no such thing, or nothing is to be run."""
+        command = [*self.command(*arguments), "--format=json"]
+        if self.dry_run:
+            print(f"$ {shlex.join(command)}", flush=True)
+            return None
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_LOOK_SECONDS, check=False)
+        except FileNotFoundError:
+            raise _missing() from None
+        except subprocess.TimeoutExpired:
+            raise CloudError(f"{shlex.join(command)} gave no answer in {_LOOK_SECONDS} s; try again") from None
+        if done.returncode and re.search(r"NOT_FOUND|was not found|HTTPError 404", done.stderr):
+            return None
+        self._check(command, done.returncode, done.stderr)
+        return json.loads(done.stdout or "null")
+
+    def _check(self, command: list[str], code: int, said: str) -> None:
+        if not code:
+            return
+        own = self.settings
+        values = {"zone": own.zone, "type": own.type, "name": own.name}
+        told = _last_error(said)
+        for pattern, meaning in _EXPLAINED:
+            if re.search(pattern, said):
+                raise CloudError(f"{meaning.format(**values)} (gcloud: {told})")
+        raise CloudError(f"{shlex.join(command)} ended with {code}: {told}")
+
+
+def _seen(command: list[str]) -> tuple[int, str]:
+    """Exit code, and what went to stderr, which is shown as it comes."""
+    said = []
+    try:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+            assert running.stderr is not None
+            for line in running.stderr:
+                said.append(line)
+                sys.stderr.write(line)
+    except FileNotFoundError:
+        raise _missing() from None
+    return running.returncode, "".join(said)
+
+
+def _last_error(said: str) -> str:
+    errors = [line for line in said.splitlines() if line.startswith("ERROR")] or said.strip().splitlines()[-1:]
+    return errors[-1].removeprefix("ERROR: ").strip() if errors else "it did not say why"
+
+
+def _missing() -> CloudError:
+    return CloudError("gcloud is not installed; https://cloud.google.com/sdk/docs/install says how")
