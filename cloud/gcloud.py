@@ -1,4 +1,4 @@
-"""Google's command line tool: every command that is run, printed where nothing is to be run, and its errors explained."""
+"""Google's command line tool: every command is printed, and its errors are explained."""
 
 import json
 import re
@@ -23,7 +23,7 @@ _EXPLAINED = (
         "no project is set; put PROJECT=… into cloud/settings.env, or gcloud config set project …",
     ),
     (
-        r"no more capacity|not enough (available )?capacity|[Ii]nsufficient .*capacity|STOCKOUT|RESOURCE_POOL_EXHAUSTED",
+        r"no more capacity|not enough .*capacity|[Ii]nsufficient .*capacity|STOCKOUT|RESOURCE_POOL_EXHAUSTED",
         "{zone} has no {type} left just now; try another ZONE, PURCHASE=queued, which waits in line, or later",
     ),
     (

@@ -45,7 +45,7 @@ _CORES_IN_3D = {
 }
 _CHIPS_IN_2D = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _V2 = {8: "2x2", 32: "4x4", 64: "4x8", 128: "8x8", 256: "8x16", 512: "16x16"}
-# Source: cloud.google.com/tpu/docs, pages v2 to v6e and runtimes. Numbers are TensorCores up to v5p but chips in v5e, v6e.
+# Numbers are TensorCores, but chips in v5e and v6e. Source: cloud.google.com/tpu/docs, pages v2 to v6e, and runtimes.
 _GENERATIONS = (
     _Generation("v2", "v2", "tpu-ubuntu2204-base", 1, 8, 8, _V2),
     _Generation("v3", "v3", "tpu-ubuntu2204-base", 1, 8, 8, {**_V2, 1024: "16x32", 2048: "32x32"}),
