@@ -188,12 +188,14 @@ class LogConfig:
     Args:
         every: steps between two lines of the log; its rates are since the last line, its loss is of its step
         tensorboard: write the folder tensorboard/ in the run
+        all_hosts: a progress bar on every host, for launchers that keep a log of each; else the first one's alone
         peak_tflops: of one device, for the MFU; null takes it from a table by the device's name
         wandb: Weights & Biases
     """
 
     every: int = 10
     tensorboard: bool = True
+    all_hosts: bool = False
     peak_tflops: float | None = None
     wandb: WandbConfig = field(default_factory=WandbConfig)
 

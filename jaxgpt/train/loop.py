@@ -27,7 +27,7 @@ from jaxgpt.train.share import from_first, on_all, same_on_all
 from jaxgpt.train.signals import StopRequest, stop_on_signal
 from jaxgpt.train.start import Start, start
 from jaxgpt.train.step import STOPS, Batch, Metrics, TrainState
-from jaxgpt.train.telemetry import Log, Telemetry, silent
+from jaxgpt.train.telemetry import Log, Telemetry, of_other_hosts
 from jaxgpt.train.trainer import Trainer
 
 C = TypeVar("C", bound=AbstractContextManager[Any])
@@ -76,7 +76,8 @@ def _train(cfg: Config, hosts: Hosts, stop: StopRequest) -> Outcome:
         checkpoints = _on_first(lambda: Checkpoints(trainer.run, cfg.checkpoint, tqdm.write), stack)
         began = start(trainer, checkpoints, initial)
         logs_from, wandb_id = began.run_state.step, began.run_state.wandb_id
-        log = _on_first(lambda: Telemetry(cfg, asdict(cfg), logs_from, wandb_id), stack) or silent()
+        first = _on_first(lambda: Telemetry(cfg, asdict(cfg), logs_from, wandb_id), stack)
+        log: Log = first or stack.enter_context(of_other_hosts(cfg, logs_from))
         log.say(began.said)
         return _Loop(trainer, began, checkpoints, initial, log, stop).run()
 

@@ -1,6 +1,7 @@
 """Where a run's numbers go: files always, TensorBoard and Weights & Biases as configured, a progress bar."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -53,7 +54,7 @@ class Telemetry:
             wandb = Wandb(run, cfg.log.wandb, config, wandb_id, start_step, self.say)
             self.wandb_id = wandb.id
             self._loggers.append(wandb)
-        self._bar = progress_bar(total=cfg.train.max_steps, initial=start_step, unit="step", desc=run.name)
+        self._bar = _bar(cfg, start_step)
 
     def _to_all(self, send: Callable[[Logger], None]) -> None:
         for logger in self._loggers:
@@ -78,9 +79,7 @@ class Telemetry:
 
     def progress(self, step: int, loss: float, tokens_per_second: float | None) -> None:
         """`step` is done; tokens_per_second: None while it is not known."""
-        speed = {} if tokens_per_second is None else {"tok_s": f"{tokens_per_second:,.0f}"}
-        self._bar.set_postfix(loss=f"{loss:.3f}", **speed, refresh=False)
-        self._bar.update(step - self._bar.n)
+        _advance(self._bar, step, loss, tokens_per_second)
 
     def say(self, line: str) -> None:
         """A line above the progress bar."""
@@ -126,6 +125,32 @@ class _Silent:
         pass
 
 
-def silent() -> Log:
-    """What all hosts but the first get: the same calls, and nothing comes of them."""
-    return _Silent()
+class _BarAlone(_Silent):
+    def __init__(self, bar: tqdm):
+        self._bar = bar
+
+    def progress(self, step: int, loss: float, tokens_per_second: float | None) -> None:
+        _advance(self._bar, step, loss, tokens_per_second)
+
+    def rewind(self, step: int) -> None:
+        self._bar.update(step - self._bar.n)
+
+
+@contextmanager
+def of_other_hosts(cfg: Config, start_step: int) -> Iterator[Log]:
+    """What all hosts but the first get: the same calls, of which nothing comes but a bar, where it is asked for."""
+    if not cfg.log.all_hosts:
+        yield _Silent()
+        return
+    with _bar(cfg, start_step) as bar:
+        yield _BarAlone(bar)
+
+
+def _bar(cfg: Config, start_step: int) -> tqdm:
+    return progress_bar(total=cfg.train.max_steps, initial=start_step, unit="step", desc=Path(cfg.output).name)
+
+
+def _advance(bar: tqdm, step: int, loss: float, tokens_per_second: float | None) -> None:
+    speed = {} if tokens_per_second is None else {"tok_s": f"{tokens_per_second:,.0f}"}
+    bar.set_postfix(loss=f"{loss:.3f}", **speed, refresh=False)
+    bar.update(step - bar.n)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from jaxgpt.config import Config, LogConfig
 from jaxgpt.errors import UserError
 from jaxgpt.train.step_file import StepFile
-from jaxgpt.train.telemetry import Telemetry, silent
+from jaxgpt.train.telemetry import Log, Telemetry, of_other_hosts
 
 
 def _config(run: Path, **log) -> Config:
@@ -224,16 +224,34 @@ def test_the_progress_bar_shows_step_loss_and_speed(tmp_path: Path, capsys) -> N
 
 def test_other_hosts_say_and_write_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    log = silent()
+    with of_other_hosts(_config(tmp_path / "run", tensorboard=True), 0) as log:
+        tell(log)
+        assert log.wandb_id is None
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
+    assert not list((tmp_path / "run").iterdir())
+    assert capsys.readouterr() == ("", "")
+
+
+def tell(log: Log) -> None:
     log.scalars(1, {"loss": 1.0})
     log.text(1, "sample", "text")
     log.event(1, "kind", "message", value=1.0)
-    log.progress(1, 1.0, None)
+    log.progress(2, 1.5, None)
     log.say("line")
-    log.rewind(0)
-    assert log.wandb_id is None
-    assert not list(tmp_path.iterdir())
-    assert capsys.readouterr() == ("", "")
+    log.rewind(1)
+
+
+def test_other_hosts_have_a_bar_where_it_is_asked_for(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with of_other_hosts(_config(tmp_path / "run", all_hosts=True), 0) as log:
+        tell(log)
+    assert list(tmp_path.iterdir()) == [tmp_path / "run"]
+    assert not list((tmp_path / "run").iterdir())
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "run" in error
+    assert "loss=1.500" in error
+    assert "1/12" in error
 
 
 def test_a_line_in_all_files_takes_well_under_a_millisecond(tmp_path: Path) -> None:
