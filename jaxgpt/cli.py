@@ -8,6 +8,7 @@ from io import TextIOWrapper
 from jaxgpt.caches import keep_compiled
 from jaxgpt.command import PROG, fail, run
 from jaxgpt.commands.comparing import compare
+from jaxgpt.commands.doctoring import doctor
 from jaxgpt.commands.experimenting import experiment
 from jaxgpt.commands.looking import demo, inspect
 from jaxgpt.commands.measuring import perplexity
@@ -60,5 +61,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "generate": generate,
     "chat": chat,
     "inspect": inspect,
+    "doctor": doctor,
     "demo": demo,
 }

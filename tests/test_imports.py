@@ -18,7 +18,7 @@ BELOW = (
     "jaxgpt.progress",
     "jaxgpt.valid_json",
 )
-ROOMS = ["data", "model", "decode", "train", "evaluate", "chat", "plan"]
+ROOMS = ["data", "model", "decode", "train", "evaluate", "chat", "plan", "doctor"]
 FILES = sorted(
     path.relative_to(REPOSITORY) for folder in ("jaxgpt", "data_prep") for path in (REPOSITORY / folder).rglob("*.py")
 )

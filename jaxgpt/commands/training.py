@@ -26,7 +26,7 @@ def train(arguments: list[str]) -> None:
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_class_arguments(Config)
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON in the last line")
-    args = parse(parser, _with_own_config(arguments))
+    args = parse(parser, with_own_config(arguments))
     cfg = Config(**{name: getattr(args, name) for name in Config.__dataclass_fields__})
 
     outcome = _train(cfg)
@@ -71,7 +71,7 @@ def _report(error: BaseException) -> int:
     return 1
 
 
-def _with_own_config(arguments: list[str]) -> list[str]:
+def with_own_config(arguments: list[str]) -> list[str]:
     """An existing run's own configuration comes first where no other is given."""
     if any(argument.split("=")[0] == "--config" for argument in arguments):
         return arguments

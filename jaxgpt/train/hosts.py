@@ -115,6 +115,15 @@ def leave() -> None:
     jax.distributed.shutdown()
 
 
+def find_hosts(cfg: ParallelConfig) -> tuple[Hosts, str | None]:
+    """Which of how many this is, without waiting for the others, and what told it: a cluster, an option, or nothing.
+
+    Raises UserError where a cluster does not say it.
+    """
+    place = _given(cfg) or _found(cfg.wait)
+    return (place.hosts, _CLUSTERS.get(place.cluster, "parallel.coordinator")) if place else (Hosts(0, 1), None)
+
+
 def _given(cfg: ParallelConfig) -> _Place | None:
     if cfg.coordinator is None or cfg.process_id is None or cfg.num_processes is None:
         return None
