@@ -9,7 +9,7 @@ help:  ## show these targets
 
 .venv: .venv/installed  ## make or refresh the environment from the pinned requirements
 
-.venv/installed: requirements.txt constraints.txt pyproject.toml
+.venv/installed: requirements.txt requirements-train.txt constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -17,8 +17,8 @@ help:  ## show these targets
 	touch $@
 
 # Beside the environment and not in it: JAX would look for a TPU at every start.
-.venv/libtpu: .venv/installed requirements-plan.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ --upgrade $$(grep '^libtpu==' requirements-plan.txt)
+.venv/libtpu: .venv/installed constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ --upgrade $$(grep '^libtpu==' constraints.txt)
 	touch $@
 
 demo: .venv/installed  ## real conversations to a chat bot, in minutes, on this machine
