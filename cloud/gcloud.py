@@ -7,12 +7,13 @@ import subprocess
 import sys
 from typing import Any
 
-from cloud.errors import CloudError
+from cloud.errors import CloudError, NoCapacityError
 from cloud.settings import Settings
 
 _LOOK_SECONDS = 120
 _QUIET = ("--quiet",)  # no questions: nobody may be there
-# What gcloud says -> what that means here. {zone}, {type}, {name}: of the settings.
+# What gcloud says -> what that means here. {zone}, {type}, {name}, {bucket}: of the settings.
+_NO_CAPACITY = r"no more capacity|not enough .*capacity|[Ii]nsufficient .*capacity|STOCKOUT|RESOURCE_POOL_EXHAUSTED"
 _EXPLAINED = (
     (
         r"do not currently have an active account|gcloud auth login|Reauthentication",
@@ -23,8 +24,26 @@ _EXPLAINED = (
         "no project is set; put PROJECT=… into cloud/settings.env, or gcloud config set project …",
     ),
     (
-        r"no more capacity|not enough .*capacity|[Ii]nsufficient .*capacity|STOCKOUT|RESOURCE_POOL_EXHAUSTED",
+        _NO_CAPACITY,
         "{zone} has no {type} left just now; try another ZONE, PURCHASE=queued, which waits in line, or later",
+    ),
+    (r"HTTPError 401", "your login is not valid any more; gcloud auth login"),
+    (
+        r"[Bb]illing account .*(disabled|absent)|[Bb]illing .*(not enabled|disabled)",
+        "the project has no billing account that pays; console.cloud.google.com/billing links one",
+    ),
+    (
+        r"bucket name is not available",
+        "somebody else has a bucket {bucket}, and names are shared by all the world; choose another BUCKET",
+    ),
+    (
+        r"not have storage\.buckets\.create",
+        "your account may not make buckets in this project; an owner has to give it the role Storage Admin",
+    ),
+    (
+        r"not have storage\.\w+\.\w+ access",
+        "your account may not use {bucket}, which may be somebody else's; choose another BUCKET, or have its owner "
+        "give your account the role Storage Admin",
     ),
     (
         r"[Qq]uota",
@@ -74,10 +93,10 @@ class Gcloud:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_LOOK_SECONDS, check=False)
         except FileNotFoundError:
-            raise _missing() from None
+            raise missing() from None
         except subprocess.TimeoutExpired:
             raise CloudError(f"{shlex.join(command)} gave no answer in {_LOOK_SECONDS} s; try again") from None
-        if done.returncode and re.search(r"NOT_FOUND|was not found|HTTPError 404", done.stderr):
+        if done.returncode and re.search(r"NOT_FOUND|was not found|HTTPError 404|not found: 404", done.stderr):
             return None
         self._check(command, done.returncode, done.stderr)
         return json.loads(done.stdout or "null")
@@ -86,11 +105,12 @@ class Gcloud:
         if not code:
             return
         own = self.settings
-        values = {"zone": own.zone, "type": own.type, "name": own.name}
+        values = {"zone": own.zone, "type": own.type, "name": own.name, "bucket": own.bucket}
         told = _last_error(said)
         for pattern, meaning in _EXPLAINED:
             if re.search(pattern, said):
-                raise CloudError(f"{meaning.format(**values)} (gcloud: {told})")
+                kind = NoCapacityError if pattern == _NO_CAPACITY else CloudError
+                raise kind(f"{meaning.format(**values)} (gcloud: {told})")
         raise CloudError(f"{shlex.join(command)} ended with {code}: {told}")
 
 
@@ -104,7 +124,7 @@ def _seen(command: list[str]) -> tuple[int, str]:
                 said.append(line)
                 sys.stderr.write(line)
     except FileNotFoundError:
-        raise _missing() from None
+        raise missing() from None
     return running.returncode, "".join(said)
 
 
@@ -113,5 +133,5 @@ def _last_error(said: str) -> str:
     return errors[-1].removeprefix("ERROR: ").strip() if errors else "it did not say why"
 
 
-def _missing() -> CloudError:
+def missing() -> CloudError:
     return CloudError("gcloud is not installed; https://cloud.google.com/sdk/docs/install says how")

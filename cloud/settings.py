@@ -1,6 +1,7 @@
 """What to work on: cloud/settings.env, and the environment over it."""
 
 import difflib
+import math
 import os
 import re
 import shlex
@@ -43,7 +44,8 @@ class Settings:
         _require(self.purchase in PURCHASES, "PURCHASE", self.purchase, f"one of {', '.join(PURCHASES)}")
         _require(self.internal_ips in ("yes", "no"), "INTERNAL_IPS", self.internal_ips, "yes or no")
         hours = self.max_hours
-        _require(not hours or (_is_number(hours) and float(hours) > 0), "MAX_HOURS", hours, "hours above 0, or empty")
+        well = not hours or (_is_number(hours) and 0 < float(hours) < math.inf)
+        _require(well, "MAX_HOURS", hours, "hours above 0, or empty")
         bucket = self.bucket
         _require(not bucket or re.fullmatch(r"gs://[a-z0-9][-_.a-z0-9]{1,220}", bucket), "BUCKET", bucket, "gs://NAME")
         slice_type(self.type)
@@ -66,13 +68,21 @@ class Settings:
         return self.purchase.startswith("queued")
 
 
-def load_settings(file: Path = FILE, environment: Mapping[str, str] = os.environ) -> Settings:
-    """CloudError names the file and line of what is wrong; the environment's JAXGPT_NAME goes over the file's NAME."""
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Of the file that JAXGPT_SETTINGS names, else cloud/settings.env; the environment has JAXGPT_ZONE over its ZONE.
+
+    CloudError names the file and line of what is wrong.
+    """
+    named = environment.get(f"{_PREFIX}SETTINGS")
+    file = Path(named or FILE)
+    if named and not file.is_file():
+        raise CloudError(f"JAXGPT_SETTINGS is {named}, and there is no such file; cp {_EXAMPLE} {named}")
     known = [field.name.upper() for field in fields(Settings)]
     values = _read(file, known) if file.is_file() else {}
     values |= {name: environment[_PREFIX + name] for name in known if _PREFIX + name in environment}
     if "ZONE" not in values:
-        raise CloudError(f"{file} is missing; cp {_EXAMPLE} cloud/settings.env and put your zone and bucket into it")
+        what = f"{file} has no ZONE" if file.is_file() else f"{file} is missing"
+        raise CloudError(f"{what}; cp {_EXAMPLE} cloud/settings.env and put your zone and bucket into it")
     return Settings(**{name.lower(): value for name, value in values.items()})
 
 

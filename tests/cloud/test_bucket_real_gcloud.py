@@ -1,0 +1,64 @@
+"""cloud/bucket with the real gcloud, where it is installed: it knows the commands, and we understand its answers."""
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud.bucket_command import main
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed"),
+]
+COMMANDS = (["create"], ["check"], ["size"], ["logging", "off"], ["logging", "on"])
+ASKED = ("buckets create", "storage cp", "buckets get-iam-policy", "objects list", "sinks update")  # a second for each
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "settings.env"
+    file.write_text("ZONE=us-central1-a\nPROJECT=my-project\nBUCKET=gs://mine-as-well\n")
+    monkeypatch.setenv("JAXGPT_SETTINGS", str(file))
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "config"))
+    for name in ("ACCOUNT", "PROJECT"):
+        monkeypatch.delenv(f"CLOUDSDK_CORE_{name}", raising=False)
+    return file
+
+
+def test_it_knows_the_commands_and_misses_but_the_login(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in COMMANDS:
+        main([*command, "--dry-run"])
+    lines = {line[2:] for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")}
+    assert len(lines) == 12
+    for line in sorted(line for line in lines if any(words in line for words in ASKED)):
+        done = subprocess.run(shlex.split(line), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert done.returncode != 0, line
+        missing_file = "storage cp" in line and "/probe.json" in done.stderr  # that of the dry run is gone
+        missing_rules = "buckets create" in line and "/lifecycle.json" in done.stderr
+        assert missing_file or missing_rules or "gcloud auth login" in done.stderr, done.stderr
+
+
+def test_a_bucket_of_the_emulator(
+    settings: Path, server: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It forgets the options of a new bucket, says that it is in the US, and can't change it."""
+    from bucket_server import BUCKET
+
+    monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", f"{server.url}/storage/v1/")
+    monkeypatch.setenv("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "true")
+    assert main(["create"]) == 0  # it asked before, and understood that there is none
+    assert "Creating gs://mine-as-well/..." in capfd.readouterr().err
+    server.storage.delete_bucket("mine-as-well")
+
+    settings.write_text(f"ZONE=us-central1-a\nPROJECT=p\nBUCKET=gs://{BUCKET}\n")
+    server.empty()
+    server.put("pages/x/manifest.json", b"x" * 1536)
+    server.put("pages/note", b"xyz")
+    assert main(["size"]) == 0
+    out = capfd.readouterr().out
+    assert [row.split() for row in out.splitlines()[1:3]] == [["pages/", "2", "1.5", "KiB"], ["all", "2", "1.5", "KiB"]]
+    assert "it costs about $0.00 a month (standard class, $0.026 per GiB" in out
