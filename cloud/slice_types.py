@@ -8,18 +8,21 @@ from cloud.errors import CloudError
 @dataclass(frozen=True)
 class SliceType:
     """name: as gcloud's --accelerator-type; topology: as `jaxgpt plan` names it; n_devices: as JAX counts them;
-    n_hosts: virtual machines, each with its own processes; runtime: the system that they start with."""
+    n_chips: that are paid for; price_key: of jaxgpt.plan.prices; n_hosts: virtual machines, each with a process;
+    runtime: the system that they start with."""
 
     name: str
     topology: str
+    price_key: str
     n_devices: int
+    n_chips: int
     n_hosts: int
     runtime: str
 
 
 @dataclass(frozen=True)
 class _Generation:
-    """prefix: of the name, before the number; of it, per_device are a device. shapes: by the number.
+    """prefix: of the name, before the number; of that, per_device are a device, per_chip a chip. shapes: by the number.
 
     A host of a slice of several has four chips; up to one_host of the number there is one.
     """
@@ -28,6 +31,7 @@ class _Generation:
     plan: str
     runtime: str
     per_device: int
+    per_chip: int
     per_host: int
     one_host: int
     shapes: dict[int, str]
@@ -47,12 +51,12 @@ _CHIPS_IN_2D = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 1
 _V2 = {8: "2x2", 32: "4x4", 64: "4x8", 128: "8x8", 256: "8x16", 512: "16x16"}
 # Numbers are TensorCores, but chips in v5e and v6e. Source: cloud.google.com/tpu/docs, pages v2 to v6e, and runtimes.
 _GENERATIONS = (
-    _Generation("v2", "v2", "tpu-ubuntu2204-base", 1, 8, 8, _V2),
-    _Generation("v3", "v3", "tpu-ubuntu2204-base", 1, 8, 8, {**_V2, 1024: "16x32", 2048: "32x32"}),
-    _Generation("v4", "v4", "tpu-ubuntu2204-base", 2, 8, 8, _CORES_IN_3D),
-    _Generation("v5p", "v5p", "v2-alpha-tpuv5", 2, 8, 8, _CORES_IN_3D),
-    _Generation("v5litepod", "v5e", "v2-alpha-tpuv5-lite", 1, 4, 8, _CHIPS_IN_2D),
-    _Generation("v6e", "v6e", "v2-alpha-tpuv6e", 1, 4, 8, _CHIPS_IN_2D),
+    _Generation("v2", "v2", "tpu-ubuntu2204-base", 1, 2, 8, 8, _V2),
+    _Generation("v3", "v3", "tpu-ubuntu2204-base", 1, 2, 8, 8, {**_V2, 1024: "16x32", 2048: "32x32"}),
+    _Generation("v4", "v4", "tpu-ubuntu2204-base", 2, 2, 8, 8, _CORES_IN_3D),
+    _Generation("v5p", "v5p", "v2-alpha-tpuv5", 2, 2, 8, 8, _CORES_IN_3D),
+    _Generation("v5litepod", "v5e", "v2-alpha-tpuv5-lite", 1, 1, 4, 8, _CHIPS_IN_2D),
+    _Generation("v6e", "v6e", "v2-alpha-tpuv6e", 1, 1, 4, 8, _CHIPS_IN_2D),
 )
 
 
@@ -65,7 +69,9 @@ def slice_type(name: str) -> SliceType:
             return SliceType(
                 name,
                 f"{generation.plan}:{generation.shapes[n]}",
+                generation.plan,
                 n // generation.per_device,
+                n // generation.per_chip,
                 1 if n <= generation.one_host else n // generation.per_host,
                 generation.runtime,
             )

@@ -1,18 +1,30 @@
 """The slice of the settings: what it is now, and how it comes and goes."""
 
 import time
+from enum import Enum
+from pathlib import Path
 from typing import Any
 
-from cloud.errors import CloudError
+from cloud.errors import CloudError, DeletedError, NoCapacityError
 from cloud.gcloud import Gcloud
 
 _NODE = ("compute", "tpus", "tpu-vm")
 _REQUEST = ("compute", "tpus", "queued-resources")
 _ON_ITS_WAY = ("CREATING", "STARTING", "RESTARTING", "REPAIRING")
-_GONE = ("PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "HIDING", "HIDDEN")
+_GONE = ("PREEMPTED", "TERMINATED")  # with their disks
 _WAITS = ("CREATING", "ACCEPTED", "PROVISIONING", "WAITING_FOR_RESOURCES")
 _OVER = ("FAILED", "SUSPENDING", "SUSPENDED")
 _SECONDS_BETWEEN_LOOKS = 20.0
+_GUARD = Path(__file__).parent / "guard.py"
+
+
+class Fate(Enum):
+    """What became of a slice. TAKEN: by the cloud; NONE: never made, or deleted by somebody or by its deadline."""
+
+    READY = "ready"
+    ON_ITS_WAY = "on its way"
+    TAKEN = "taken away"
+    NONE = "not there"
 
 
 class Slice:
@@ -28,15 +40,22 @@ class Slice:
         assert found is None or isinstance(found, dict)
         return found
 
-    def state(self) -> str | None:
-        """READY, PREEMPTED, …; None where there is no slice."""
+    def fate(self) -> Fate:
         node = self.node()
-        return None if node is None else str(node.get("state", "UNKNOWN"))
+        if node is not None and node["state"] in _GONE:
+            return Fate.TAKEN
+        if node is not None:
+            return Fate.READY if node["state"] == "READY" else Fate.ON_ITS_WAY
+        request = self._request() if self._settings.queued else None
+        if request is None:
+            return Fate.NONE
+        return Fate.TAKEN if _state_of(request) in _OVER else Fate.ON_ITS_WAY
 
-    def create(self) -> None:
+    def create(self, hours: float | None) -> None:
         """Until the slice is ready. One that was taken away is made anew.
 
-        CloudError where another kind of slice has the name, or the cloud has none to give.
+        hours: that it may live, None for ever; of one that is there already, nothing changes. NoCapacityError where the
+        cloud has none to give, CloudError where another kind of slice has the name.
         """
         node = self.node()
         if node is not None:
@@ -51,22 +70,29 @@ class Slice:
                 self._wait_for_node()
                 return
         if self._settings.queued:
-            self._wait_in_line()
+            self._wait_in_line(hours)
         else:
-            self._gcloud.change(*_NODE, "create", *self._where, *self._of_node("--version"))
+            self._gcloud.change(*_NODE, "create", *self._where, *self._of_node("--version", hours))
 
-    def delete(self) -> None:
-        """Also of the place in line; nothing is an error that is gone already."""
-        if self._gcloud.dry_run or self._request() is not None:
+    def delete(self) -> bool:
+        """Also of the place in line; whether there was anything. Nothing is an error that is gone already."""
+        dry_run, found = self._gcloud.dry_run, False
+        if dry_run or self._request() is not None:
             self._gcloud.change(*_REQUEST, "delete", *self._where, "--force")
-        if self._gcloud.dry_run or self.node() is not None:
+            found = True
+        if dry_run or self.node() is not None:
             self._gcloud.change(*_NODE, "delete", *self._where)
+            found = True
+        return found
 
-    def _of_node(self, runtime_option: str) -> list[str]:
+    def _of_node(self, runtime_option: str, hours: float | None) -> list[str]:
         own = self._settings
+        end = [f"jaxgpt-hours={hours:.4g}"] if hours is not None else []
         given = {
             "--accelerator-type": own.type,
             runtime_option: own.runtime or own.slice.runtime,
+            "--metadata": ",".join([f"jaxgpt-name={own.name}", *end]),
+            "--metadata-from-file": f"startup-script={_GUARD}",
             "--network": own.network,
             "--subnetwork": own.subnetwork,
             "--service-account": own.service_account,
@@ -83,9 +109,17 @@ class Slice:
             )
 
     def _wait_for_node(self) -> None:
-        while (state := self.state()) != "READY":
+        while (node := self.node()) is None or node["state"] != "READY":
+            if node is None:
+                raise DeletedError(f"{self._settings.name} was deleted while it was waited for")
+            state = node["state"]
+            if state in _GONE:
+                raise NoCapacityError(f"{self._settings.name} became {state} while it was waited for; try again")
             if state not in _ON_ITS_WAY:
-                raise CloudError(f"{self._settings.name} became {state or 'nothing'} while it was waited for; try again")
+                raise CloudError(
+                    f"{self._settings.name} is {state}, and its disks are there; gcloud compute tpus tpu-vm start "
+                    f"{self._settings.name} --zone={self._settings.zone}, or cloud/tpu delete"
+                )
             print(f"{self._settings.name} is {state}", flush=True)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
@@ -94,23 +128,29 @@ class Slice:
         assert found is None or isinstance(found, dict)
         return found
 
-    def _wait_in_line(self) -> None:
+    def _wait_in_line(self, hours: float | None) -> None:
         request = self._request()
-        if request is not None and request["state"]["state"] in _OVER:
+        if request is not None and _state_of(request) in _OVER:
             self._gcloud.change(*_REQUEST, "delete", *self._where, "--force")
             request = None
         if request is None:
             node = f"--node-id={self._settings.name}"
-            self._gcloud.change(*_REQUEST, "create", *self._where, node, *self._of_node("--runtime-version"))
+            self._gcloud.change(*_REQUEST, "create", *self._where, node, *self._of_node("--runtime-version", hours))
         before = None
         while not self._gcloud.dry_run:
             request = self._request()
-            state = request["state"]["state"] if request else None
+            if request is None:
+                raise DeletedError(f"the place of {self._settings.name} in the queue was deleted meanwhile")
+            state = _state_of(request)
             if state == "ACTIVE":
                 return
             if state not in _WAITS:
-                raise CloudError(f"the request for {self._settings.name} became {state or 'nothing'}; try again")
+                raise NoCapacityError(f"the request for {self._settings.name} became {state}; try again")
             if state != before:
                 print(f"{self._settings.name} is {state}", flush=True)
                 before = state
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _state_of(request: dict[str, Any]) -> str:
+    return str(request["state"]["state"])

@@ -1,0 +1,73 @@
+"""A world without a cloud: a stand-in for gcloud on PATH, settings, and hosts that are folders of this machine."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gcloud_stand_in import World
+
+ROOT = Path(__file__).parents[2]
+_GCLOUD = f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).parent / "gcloud_stand_in.py"}" "$@"\n'
+# Of a host: its environment is this one's, and its package is the tree that was sent.
+_UV = f"""#!/bin/sh
+case "$1" in
+venv) for venv; do :; done; mkdir -p "$venv/bin"; ln -sf "{sys.executable}" "$venv/bin/python" ;;
+pip)
+    for root; do :; done
+    case "$*" in *" -e "*)
+        venv=$(dirname "$(dirname "$4")")
+        printf '#!/bin/sh\\nPYTHONPATH=%s exec "{sys.executable}" -m jaxgpt "$@"\\n' "$root" > "$venv/bin/jaxgpt"
+        chmod +x "$venv/bin/jaxgpt" ;;
+    esac ;;
+esac
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    made = World(tmp_path / "world")
+    laptop = tmp_path / "bin"
+    laptop.mkdir()
+    for file, text in ((laptop / "gcloud", _GCLOUD), (made.folder / "bin" / "uv", _UV)):
+        file.write_text(text)
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{laptop}:{os.environ['PATH']}")
+    monkeypatch.setenv("GCLOUD_WORLD", str(made.folder))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("JAXGPT_SETTINGS", str(tmp_path / "settings.env"))
+    (tmp_path / "settings.env").write_text("ZONE=us-central1-a\nPROJECT=my-project\nTYPE=v3-32\nMAX_HOURS=24\n")
+    yield made
+    made.close()
+
+
+# In place of a training: does what its host's file `act` says, by default what a long one does.
+_ACTOR = """#!/bin/sh
+[ "$1" = --version ] && echo "jaxgpt 0.1.0" && exit
+trap 'kill $sleeping; echo saved; exit 143' TERM
+echo "$*" > "$HOME/arguments"
+env > "$HOME/environment"
+[ -f "$HOME/act" ] && . "$HOME/act"
+echo "host 0 of 4: here"
+printf '\\rmine:  12%%|#    | 12/100 [00:05<00:20,  4.1step/s, loss=3.1]' >&2
+for _ in $(seq 600); do
+    [ -f "$HOME/end" ] && code=$(cat "$HOME/end") && rm "$HOME/end" && exit "$code"
+    sleep 0.1 & sleeping=$!
+    wait $sleeping
+done
+"""
+
+
+@pytest.fixture
+def actors(world: World) -> World:
+    """The world with hosts whose jaxgpt only acts."""
+    uv = world.folder / "bin" / "uv"
+    actor = world.folder / "actor"
+    actor.write_text(_ACTOR)
+    actor.chmod(0o755)
+    uv.write_text(
+        f'#!/bin/sh\ncase "$1 $*" in\nvenv*) for venv; do :; done; mkdir -p "$venv/bin"\n'
+        f'cp "{actor}" "$venv/bin/jaxgpt"; ln -sf "{sys.executable}" "$venv/bin/python" ;;\nesac\n'
+    )
+    return world
