@@ -128,10 +128,14 @@ def test_a_run_survives_its_hosts_and_its_slice(
     assert max(last) == STEPS
     # From a checkpoint in the bucket, since the disks went with the slice.
     assert re.search(rf"fetched step \d0 from gs://{BUCKET}/runs/jaxgpt", log)
-    # What was computed twice came out the same, and all of it is what one process computes.
-    for once in (first, second):
-        assert once.items() <= last.items()
-    assert list(last) == list(expected) == list(range(1, STEPS + 1))
-    assert list(last.values()) == pytest.approx(list(expected.values()), rel=1e-4)
-    assert last[STEPS] < last[1] - 0.5
+    # What was computed twice came out the same, and all of it is what one process computes. The last log may lack the
+    # beginning: logs come to the bucket less often than checkpoints.
+    for one, two in ((first, second), (first, last), (second, last)):
+        assert {step: one[step] for step in one.keys() & two.keys()} == {
+            step: two[step] for step in one.keys() & two.keys()
+        }
+    curve = first | second | last
+    assert sorted(curve) == list(expected) == list(range(1, STEPS + 1))
+    assert [curve[step] for step in expected] == pytest.approx(list(expected.values()), rel=1e-4)
+    assert curve[STEPS] < curve[1] - 0.5
     assert 1 < perplexity < 307
