@@ -1,8 +1,6 @@
 """`cloud/bucket create`, `check`, `upload`, `size` and `logging`."""
 
 import argparse
-import importlib.util
-import os
 import shlex
 import subprocess
 import sys
@@ -14,9 +12,10 @@ from cloud.bucket_prices import ACROSS_REGIONS_USD, as_size, monthly_cost
 from cloud.buckets import ABORT_RULE, Bucket, expire_rule
 from cloud.errors import CloudError
 from cloud.gcloud import Gcloud
+from cloud.interpreter import python_that_has
 from cloud.settings import load_settings
+from cloud.source import ROOT
 
-_ROOT = Path(__file__).parent.parent
 _GB = 10**9
 _FORCE = "though the bucket is not in the region of the zone, which costs with each reading"
 
@@ -94,11 +93,14 @@ def upload(args: argparse.Namespace) -> int:
     elif not args.dry_run:
         raise CloudError(f"{bucket.url} does not exist; cloud/bucket create makes it")
     url = f"{bucket.url}/{args.name or folder.name}"
-    send = [_python(args.dry_run), "-m", "data_prep.upload_pages", str(folder), url]
+    python = python_that_has("gcsfs")
+    if python is None and not args.dry_run:
+        raise CloudError(f"{sys.executable} lacks gcsfs; make .venv in {ROOT} makes an environment that has it")
+    send = [python or sys.executable, "-m", "data_prep.upload_pages", str(folder), url]
     print(f"$ {shlex.join(send)}", flush=True)
     if args.dry_run:
         return 0
-    code = subprocess.run(send, cwd=_ROOT, check=False).returncode
+    code = subprocess.run(send, cwd=ROOT, check=False).returncode
     if code == 0:
         print(f"train on it with --data.path {url}")
     return code
@@ -138,13 +140,3 @@ def _expire_rules(args: argparse.Namespace) -> list[dict[str, object]]:
     if days is not None and days < 1:
         raise CloudError(f"--expire-days is {days}; give 1 or more")
     return [] if days is None else [expire_rule(prefix, days)]
-
-
-def _python(dry_run: bool) -> str:
-    """Of an environment that can speak to buckets: the clone's, or the one that this runs in."""
-    own = _ROOT / ".venv" / "bin" / "python"
-    if own.is_file() and os.access(own, os.X_OK):
-        return str(own)
-    if not dry_run and importlib.util.find_spec("gcsfs") is None:
-        raise CloudError(f"{sys.executable} lacks gcsfs; make .venv in {_ROOT} makes an environment that has it")
-    return sys.executable

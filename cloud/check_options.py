@@ -1,13 +1,12 @@
 """A launch's options, checked here before many hosts refuse them."""
 
-import importlib.util
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from cloud.errors import CloudError
+from cloud.interpreter import python_that_has
 from cloud.launch import Launch
 from cloud.settings import Settings
 from cloud.source import ROOT
@@ -15,7 +14,7 @@ from cloud.source import ROOT
 
 def check_options(settings: Settings, config: Path, launch: Launch) -> None:
     """CloudError where `jaxgpt train` does not take them, or they ask for more cores or hosts than the slice has."""
-    python = _python()
+    python = python_that_has("jsonargparse")
     if python is None:
         print("the options are checked on the hosts only, as jaxgpt is not installed here (make .venv)", flush=True)
         return
@@ -44,14 +43,6 @@ def check_options(settings: Settings, config: Path, launch: Launch) -> None:
             f"parallel.num_processes is {processes}, but {slice_.name} has {slice_.n_hosts} hosts; leave it out, since "
             "hosts of a slice find each other"
         )
-
-
-def _python() -> str | None:
-    """One that has what `jaxgpt train` needs."""
-    own = ROOT / ".venv" / "bin" / "python"
-    if own.is_file():
-        return str(own)
-    return sys.executable if importlib.util.find_spec("jsonargparse") else None
 
 
 def _number(text: str, section: str, name: str) -> int | None:

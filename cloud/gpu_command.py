@@ -11,8 +11,8 @@ from pathlib import Path
 from cloud import command
 from cloud.errors import CloudError
 from cloud.passed_on import PASSED_ON, refuse_secrets
+from cloud.source import ROOT
 
-_ROOT = Path(__file__).parent.parent
 _IMAGE = "jaxgpt:cuda"
 _INSIDE = Path("/jaxgpt")  # of the image: where the clone is
 _CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
     gpus = f'"{args.gpus}"' if "," in args.gpus else args.gpus  # docker takes it for a line of CSV
     start = ["docker", "run", "--rm", "--pull=never", f"--gpus={gpus}"]
     volumes = [
-        f"{_ROOT / 'runs'}:{_INSIDE / 'runs'}",
-        f"{_ROOT / 'data'}:{_INSIDE / 'data'}:ro",
+        f"{ROOT / 'runs'}:{_INSIDE / 'runs'}",
+        f"{ROOT / 'data'}:{_INSIDE / 'data'}:ro",
         f"{cache}:/cache/jaxgpt",
         f"{config}:{_INSIDE / 'config.yaml'}:ro",
         *args.volume,
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     ]
     _ask_docker([*start, args.tag, "--version"], args.tag, args.dry_run)
     if not args.dry_run:
-        for folder in (_ROOT / "runs", _ROOT / "data", cache):  # docker would make them as root
+        for folder in (ROOT / "runs", ROOT / "data", cache):  # docker would make them as root
             folder.mkdir(parents=True, exist_ok=True)
     _become(full, args.dry_run)
 
@@ -107,10 +107,10 @@ def slurm(args: argparse.Namespace) -> None:
         if count < 1:
             raise CloudError(f"{name} is {count}; give 1 or more")
     if not args.dry_run:
-        (_ROOT / "runs").mkdir(exist_ok=True)  # or Slurm could not write the job's log
+        (ROOT / "runs").mkdir(exist_ok=True)  # or Slurm could not write the job's log
     gpus = [f"--gpus-per-node={args.gpus_per_node}", f"--ntasks-per-node={args.gpus_per_node}"]
-    submit = ["sbatch", f"--chdir={_ROOT}", f"--nodes={args.nodes}", *gpus]
-    _do([*submit, str(_ROOT / "cloud" / "slurm.sbatch"), "--config", str(config), *args.options], args.dry_run)
+    submit = ["sbatch", f"--chdir={ROOT}", f"--nodes={args.nodes}", *gpus]
+    _do([*submit, str(ROOT / "cloud" / "slurm.sbatch"), "--config", str(config), *args.options], args.dry_run)
 
 
 def _config(given: Path) -> Path:
@@ -142,7 +142,7 @@ def _do(command: Sequence[str], dry_run: bool) -> None:
     if dry_run:
         return
     try:
-        done = subprocess.run(command, cwd=_ROOT, check=False)
+        done = subprocess.run(command, cwd=ROOT, check=False)
     except FileNotFoundError:
         raise _missing(command) from None
     if done.returncode:

@@ -105,12 +105,10 @@ def _get(path: str) -> str:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 text: str = answer.read().decode()
             return text
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
+        except OSError as error:  # also where the network is not there yet
+            if isinstance(error, urllib.error.HTTPError) and error.code == 404:
                 raise
-        except OSError:
-            pass  # it comes with the network
-        time.sleep(_PAUSE)
+            time.sleep(_PAUSE)
 
 
 if __name__ == "__main__":

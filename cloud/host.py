@@ -52,9 +52,8 @@ def install(kind: str, version: str) -> None:
             _refuse(_who_runs())
         shutil.rmtree(SOURCE, ignore_errors=True)
         NEW.rename(SOURCE)
-        if (state := _state()) and state[
-            "exit"
-        ] is None:  # of a training that was killed; its number may be another's now
+        state = _state()
+        if state and state["exit"] is None:  # it was killed, and its number may be another's now
             _write(STATE, json.dumps({**state, "exit": -signal.SIGKILL}))
         VERSION.unlink(missing_ok=True)
         command = ["bash", str(SOURCE / "cloud" / "install.sh"), kind, str(VENV)]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cloud.gcloud import Gcloud, missing
@@ -55,18 +54,16 @@ class Hosts:
         command: str,
         seconds: float,
         *,
-        sent: bytes | Path | None = None,
+        sent: bytes | None = None,
         shown: str = "",
         workers: Iterable[int] | None = None,
         say: Callable[[Answer], None] | None = None,
     ) -> list[Answer]:
         """What each of the workers, by default all, answers within so many seconds, in their order.
 
-        sent: through the command's input, a file's content where it is a path; shown: how a dry run writes that; say:
-        is told of each answer when it comes.
+        sent: through the command's input; shown: how a dry run writes that; say: is told of each answer when it comes.
         """
         chosen = list(range(self.count)) if workers is None else list(workers)
-
         running: set[subprocess.Popen[bytes]] = set()
 
         def one(worker: int) -> Answer:
@@ -98,7 +95,7 @@ class Hosts:
 def _ask(
     worker: int,
     command: Sequence[str],
-    sent: bytes | Path | None,
+    sent: bytes | None,
     seconds: float,
     running: set[subprocess.Popen[bytes]],
 ) -> Answer:
@@ -106,11 +103,7 @@ def _ask(
     try:
         process = subprocess.Popen(
             command,
-            stdin=sent.open("rb")
-            if isinstance(sent, Path)
-            else subprocess.DEVNULL
-            if sent is None
-            else subprocess.PIPE,
+            stdin=subprocess.DEVNULL if sent is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # so that it can be ended with the ssh that it starts
@@ -119,7 +112,7 @@ def _ask(
         raise missing() from None
     running.add(process)
     try:
-        out, error = process.communicate(sent if isinstance(sent, bytes) else None, timeout=seconds)
+        out, error = process.communicate(sent, timeout=seconds)
     except subprocess.TimeoutExpired:
         _end(process)
         process.communicate()

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,16 +70,13 @@ def set_up(hosts: Hosts, kind: str = "tpu") -> None:
     what = version()
     unpack = "mkdir -p ~/jaxgpt && cd ~/jaxgpt && rm -rf src.new && mkdir src.new && tar xzf - -C src.new"
     command = f"{unpack} && python3 src.new/cloud/host.py install {kind} {what}"
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "source.tar.gz"
-        pack(source)
 
-        def say(answer: Answer) -> None:
-            print(f"host {answer.worker}: {answer.trouble or f'{what} is installed'}", flush=True)
+    def say(answer: Answer) -> None:
+        print(f"host {answer.worker}: {answer.trouble or f'{what} is installed'}", flush=True)
 
-        # gcloud makes its ssh key at the first call, which must not be made by several at once.
-        hosts.call("true", _START_SECONDS, workers=[0])
-        answers = hosts.call(command, _INSTALL_SECONDS, say=say, sent=source, shown=f" < {what}.tar.gz")
+    # gcloud makes its ssh key at the first call, which must not be made by several at once.
+    hosts.call("true", _START_SECONDS, workers=[0])
+    answers = hosts.call(command, _INSTALL_SECONDS, say=say, sent=pack(), shown=f" < {what}.tar.gz")
     _require(answers, "was not set up", "mend it and give the same command again; hosts that are ready lose nothing")
 
 

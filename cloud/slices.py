@@ -51,8 +51,8 @@ class Slice:
             return Fate.NONE
         return Fate.TAKEN if _state_of(request) in _OVER else Fate.ON_ITS_WAY
 
-    def create(self, hours: float | None) -> None:
-        """Until the slice is ready. One that was taken away is made anew.
+    def create(self, hours: float | None) -> bool:
+        """Until the slice is ready; whether it was made now. One that was taken away is made anew.
 
         hours: that it may live, None for ever; of one that is there already, nothing changes. NoCapacityError where the
         cloud has none to give, CloudError where another kind of slice has the name.
@@ -64,15 +64,15 @@ class Slice:
                 print(f"{self._settings.name} is {node['state']}; it is made anew", flush=True)
                 self.delete()
             elif node["state"] == "READY":
-                print(f"{self._settings.name} is there already", flush=True)
-                return
+                return False
             else:
                 self._wait_for_node()
-                return
+                return False
         if self._settings.queued:
             self._wait_in_line(hours)
         else:
             self._gcloud.change(*_NODE, "create", *self._where, *self._of_node("--version", hours))
+        return True
 
     def delete(self) -> bool:
         """Also of the place in line; whether there was anything. Nothing is an error that is gone already."""

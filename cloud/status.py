@@ -23,7 +23,8 @@ def summary(settings: Settings, node: dict[str, Any] | None, now: datetime) -> s
     parts.append(f"up {hours:.1f} h, {cost(settings, hours)}")
     most = node.get("metadata", {}).get("jaxgpt-hours")
     end = born + timedelta(hours=float(most)) if most else None
-    parts.append(f"deletes itself at {end.astimezone():%Y-%m-%d %H:%M %Z}" if end else "no MAX_HOURS")
+    most_it_costs = f", at most {cost(settings, float(most))}" if most else ""
+    parts.append(f"deletes itself at {end.astimezone():%Y-%m-%d %H:%M %Z}{most_it_costs}" if end else "no MAX_HOURS")
     return "; ".join(parts)
 
 

@@ -47,14 +47,12 @@ def create(args: argparse.Namespace) -> None:
     """Make the slice of cloud/settings.env, or wait for it; one that was taken away is made anew."""
     tpu = _Tpu(args)
     own = tpu.settings
-    end = f"it deletes itself after {own.max_hours} h: at most {cost(own, tpu.hours)}" if tpu.hours else "no MAX_HOURS"
-    node = None if args.dry_run else tpu.slice.node()
-    if node is not None and node["state"] == "READY":
-        tpu.slice.create(tpu.hours)  # is it of the same type?
-        print(f"{summary(own, node, datetime.now(tz=UTC))}; hours of a slice that is there can't be changed")
-        return
-    print(f"{own.name}: {own.type}, {own.slice.n_hosts} hosts, {cost(own, 1)}; {end}", flush=True)
-    tpu.slice.create(tpu.hours)
+    print(f"{own.name}: {own.type}, {own.slice.n_hosts} hosts, {cost(own, 1)}", flush=True)
+    made = tpu.slice.create(tpu.hours)
+    if not args.dry_run:
+        print(summary(own, tpu.slice.node(), datetime.now(tz=UTC)))
+        if not made and args.max_hours is not None:
+            print("hours of a slice that is there can't be changed")
 
 
 def setup(args: argparse.Namespace) -> None:

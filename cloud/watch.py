@@ -140,7 +140,7 @@ class Watch:
             self._slice.delete()
             return 1
         if fate is Fate.ON_ITS_WAY:
-            self._tell(f"the slice is {fate.value}")
+            self._slice.create(self._left)  # waits for it, or says why it does not come
             return None
         if fate is Fate.TAKEN:
             _say(f"the slice was taken away at step {self._step}")
@@ -225,11 +225,12 @@ class Watch:
             _say(line)
 
 
-def patiently(ask: Callable[[], None], pause: float) -> None:
+def patiently(ask: Callable[[], object], pause: float) -> None:
     """Until there is capacity; after each refusal twice as long, up to ten minutes."""
     while True:
         try:
-            return ask()
+            ask()
+            return
         except NoCapacityError as error:
             _say(f"{error}; the next try is in {pause:.0f} s")
             time.sleep(pause)

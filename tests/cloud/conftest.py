@@ -42,6 +42,18 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made.close()
 
 
+@pytest.fixture
+def logged_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The settings' file, still empty; the real gcloud finds neither an account nor a project of this machine."""
+    file = tmp_path / "settings.env"
+    file.touch()
+    monkeypatch.setenv("JAXGPT_SETTINGS", str(file))
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "config"))
+    for name in ("ACCOUNT", "PROJECT"):
+        monkeypatch.delenv(f"CLOUDSDK_CORE_{name}", raising=False)
+    return file
+
+
 # In place of a training: does what its host's file `act` says, by default what a long one does.
 _ACTOR = """#!/bin/sh
 [ "$1" = --version ] && echo "jaxgpt 0.1.0" && exit

@@ -19,14 +19,9 @@ ASKED = ("buckets create", "storage cp", "buckets get-iam-policy", "objects list
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    file = tmp_path / "settings.env"
-    file.write_text("ZONE=us-central1-a\nPROJECT=my-project\nBUCKET=gs://mine-as-well\n")
-    monkeypatch.setenv("JAXGPT_SETTINGS", str(file))
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "config"))
-    for name in ("ACCOUNT", "PROJECT"):
-        monkeypatch.delenv(f"CLOUDSDK_CORE_{name}", raising=False)
-    return file
+def settings(logged_out: Path) -> Path:
+    logged_out.write_text("ZONE=us-central1-a\nPROJECT=my-project\nBUCKET=gs://mine-as-well\n")
+    return logged_out
 
 
 def test_it_knows_the_commands_and_misses_but_the_login(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def _run(docker: Docker, *arguments: str, **environment: str) -> subprocess.Pope
 import sys
 from pathlib import Path
 from cloud import gpu_command
-gpu_command._ROOT = Path({str(docker.folder)!r})
+gpu_command.ROOT = Path({str(docker.folder)!r})
 sys.exit(gpu_command.main(sys.argv[1:]))
 """
     return subprocess.Popen(

@@ -37,7 +37,7 @@ class Cluster:
         monkeypatch.setenv("PATH", f"{slurm_stand_in.install(folder)}:{uv.folder / 'bin'}:{os.environ['PATH']}")
         monkeypatch.setenv("SLURM_STAND_IN", str(folder))
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-        monkeypatch.setattr(gpu_command, "_ROOT", self.root)
+        monkeypatch.setattr(gpu_command, "ROOT", self.root)
         (folder / "config.yaml").write_text("seed: 1\n")
 
     def submit(self, *arguments: str) -> int:

@@ -17,13 +17,8 @@ ASKED = ("tpu-vm create", "tpu-vm describe", "tpu-vm ssh", "queued-resources cre
 
 
 @pytest.fixture(autouse=True)
-def _settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "settings.env"
-    file.write_text("ZONE=us-central1-a\nPROJECT=my-project\nMAX_HOURS=1\nINTERNAL_IPS=yes\nNETWORK=n\n")
-    monkeypatch.setenv("JAXGPT_SETTINGS", str(file))
-    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "config"))
-    for name in ("ACCOUNT", "PROJECT"):
-        monkeypatch.delenv(f"CLOUDSDK_CORE_{name}", raising=False)
+def _settings(logged_out: Path) -> None:
+    logged_out.write_text("ZONE=us-central1-a\nPROJECT=my-project\nMAX_HOURS=1\nINTERNAL_IPS=yes\nNETWORK=n\n")
 
 
 def test_it_knows_the_commands_and_misses_but_the_login(
