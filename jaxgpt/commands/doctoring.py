@@ -35,6 +35,8 @@ def doctor(arguments: list[str]) -> None:
     arguments = [_PATH + argument.removeprefix("--data") if _is_data(argument) else argument for argument in arguments]
     args = parse(parser, with_own_config(arguments))
     require(args.wait > 0, f"--wait is {args.wait}; it must be above 0 seconds")
+    require(args.bucket != "", "--bucket is empty; give gs://BUCKET/FOLDER, or a folder")
+    require(args.data.path != "", "data.path is empty; give a folder of pages, or gs://BUCKET/FOLDER")
     names = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
     of_run = {name for name in names if name not in _OWN and not name.startswith(_PARALLEL)}
     asked = Asked(

@@ -24,6 +24,12 @@ def page_folder(path: str, splits: Sequence[str], cache: str | None = None) -> P
     return local_pages(path, splits, cache_folder(cache)) if is_remote(path) else Path(path)
 
 
+def folder_of(url: str, cache_dir: Path) -> Path:
+    """The folder below `cache_dir` in which the pages at `url`, and no others, are copied."""
+    url = url.rstrip("/")
+    return cache_dir / f"{url.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+
+
 def local_pages(url: str, splits: Sequence[str], cache_dir: Path) -> Path:
     """A folder below `cache_dir` with the manifest, the tokenizer and the shards of `splits` of the pages at `url`.
 
@@ -31,8 +37,7 @@ def local_pages(url: str, splits: Sequence[str], cache_dir: Path) -> Path:
     UserError where there are no finished pages, a file there is not what the manifest says, or the disk is too small.
     """
     url = url.rstrip("/")
-    name = f"{url.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    folder = cache_dir / name
+    folder = folder_of(url, cache_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         there = find_below(url)

@@ -29,11 +29,13 @@ def check_place(url: str, writes: bool) -> Iterator[Line]:
     if not storage.is_remote(url):
         yield _local(Path(url), writes)
         return
+    if not urlsplit(url).netloc:
+        raise UserError(f"{url} names no bucket; give gs://BUCKET/FOLDER")
     check_reach()
     url = url.rstrip("/")
     timer = _Timer()
-    # Beside the folder and not in it: a mirror must hold nothing but its run.
-    own = f"{url}{'' if '/' in url.removeprefix('gs://') else '/'}.doctor-{uuid.uuid4().hex[:12]}"
+    # In the folder and not beside it: the right to write may begin there.
+    own = f"{url}/.doctor-{uuid.uuid4().hex[:12]}"
     timer.timed("lists", lambda: storage.find_below(own))
     if writes:
         yield from _try_out(own, timer)
@@ -71,25 +73,32 @@ class _Timer:
 def _try_out(own: str, timer: _Timer) -> Iterator[Line]:
     """Writes an object, reads it and deletes it. UserError where one of these fails; a line where it stays there."""
     url = f"{own}/object"
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "object").write_bytes(_CONTENT)
-        timer.timed("writes", lambda: storage.send(Path(folder) / "object", url, lambda sent: None))
-    problem = None
+    problem: Exception | None = None
+    is_sent = False
     try:
-        with timer.timed("reads", lambda: storage.open_binary(url)) as file:
-            read = file.read()
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "object").write_bytes(_CONTENT)
+            timer.timed("writes", lambda: storage.send(Path(folder) / "object", url, lambda sent: None))
+        is_sent = True
+        read = timer.timed("reads", lambda: _content(url))
         if read != _CONTENT:
             problem = UserError(
                 f"{url}: read other {len(read)} bytes than were written; see what lies between here and there"
             )
-    except UserError as error:
+    except Exception as error:
         problem = error
-    try:
+    try:  # even one that was not sent: it may have arrived, and the answer been lost
         timer.timed("deletes", lambda: storage.remove(url))
     except UserError as error:
-        yield Line("fail", "bucket", f"{in_one_line(error)}; {url} stays there: delete it by hand")
+        if is_sent:
+            yield Line("fail", "bucket", f"{in_one_line(error)}; {url} stays there: delete it by hand")
     if problem:
         raise problem
+
+
+def _content(url: str) -> bytes:
+    with storage.open_binary(url) as file:
+        return file.read()
 
 
 def _told(url: str, timer: _Timer) -> Line:
@@ -111,22 +120,24 @@ def _where(url: str, own: str) -> Line:
     try:
         check_bucket(own, here)
     except UserError as error:
-        return Line("warn", "region", in_one_line(error))
+        return Line("warn", "region", in_one_line(error).replace(own, url))
     return Line("ok", "region", f"{url} is in {there}, this machine in {here}")
 
 
 def _local(folder: Path, writes: bool) -> Line:
     """UserError where the folder is missing or can't be used."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; give gs://BUCKET/FOLDER or a folder that is there")
     timer = _Timer()
     own = folder / f".doctor-{uuid.uuid4().hex[:12]}"
     try:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; give gs://BUCKET/FOLDER or a folder that is there")
         timer.timed("lists", lambda: next(folder.iterdir(), None))
         if writes:
-            timer.timed("writes", lambda: own.write_bytes(_CONTENT))
-            timer.timed("reads", own.read_bytes)
-            timer.timed("deletes", own.unlink)
+            try:
+                timer.timed("writes", lambda: own.write_bytes(_CONTENT))
+                timer.timed("reads", own.read_bytes)
+            finally:  # a full disk may have taken the name and no content
+                timer.timed("deletes", lambda: own.unlink(missing_ok=True))
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}; change its permissions, or give another folder") from error
     return _told(str(folder), timer)

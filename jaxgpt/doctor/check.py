@@ -1,5 +1,6 @@
 """What a check says, and how it is kept from waiting for ever and from bringing the others down."""
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -8,6 +9,7 @@ from typing import Literal, NamedTuple
 from jaxgpt.errors import UserError
 
 Level = Literal["ok", "warn", "fail"]
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Line(NamedTuple):
@@ -35,26 +37,41 @@ class Check:
         try:
             for line in self._work():
                 self._found.append(line)
-        except UserError as error:
-            self._found.append(Line("fail", self._name, in_one_line(error)))
-        except Exception as error:  # the other checks are worth as much without this one
+        except (UserError, OSError) as error:
+            self._found.append(Line("fail", self._name, explained(error)))
+        # The other checks are worth as much without this one; a library in Rust that panics raises no Exception.
+        except BaseException as error:
             said = f"the check itself failed ({type(error).__name__}: {in_one_line(error)})"
             self._found.append(
                 Line("fail", self._name, f"{said}; what it checks is unknown, and this is worth a report")
             )
 
+    def wait(self, seconds: float) -> None:
+        """For its end, at most until its own time is over."""
+        self._thread.join(max(0.0, min(seconds, self._deadline - time.monotonic())))
+
     def lines(self) -> list[Line]:
         """All of them; where the time is over, a last one says so."""
-        self._thread.join(max(0.0, self._deadline - time.monotonic()))
+        self.wait(self._seconds)
+        hangs = self._thread.is_alive()  # asked first, as a thread may give its last line and end meanwhile
         found = list(self._found)
-        if self._thread.is_alive():
+        if hangs:
             said = f"no answer within {self._seconds:g} s; see that what it asks can be reached, and try again"
             found.append(Line("fail", self._name, said))
         return found
 
 
-def in_one_line(error: Exception | str) -> str:
+def in_one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
+
+
+def explained(error: UserError | OSError) -> str:
+    """A sentence with the way out, of an error that a person can mend."""
+    if isinstance(error, UserError):
+        return in_one_line(error)
+    where = f"{error.filename}: " if error.filename is not None else ""
+    way_out = "make room" if error.errno in _DISK_FULL else "check the path and its permissions"
+    return in_one_line(f"{where}{error.strerror or error}; {way_out}")
 
 
 def size(n_bytes: float) -> str:

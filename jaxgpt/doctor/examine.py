@@ -19,6 +19,7 @@ from jaxgpt.doctor.wandb_key import check_wandb
 
 _SECONDS = 20.0  # for what looks at this machine
 _NETWORK_SECONDS = 45.0  # gcsfs alone tries again for half a minute
+_TIDY_SECONDS = 5.0  # for what was tried out to be deleted again
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def examine(asked: Asked) -> Iterator[Line]:
     cfg = asked.cfg if asked.has_config else None
     parallel = asked.cfg.parallel
     # What the devices are like must be known before JAX takes them.
-    machine = find_hardware()
+    first, machine = _find_machine()
     checks = [
         Check("packages", lambda: check_versions(machine), _SECONDS),
         Check(
@@ -52,15 +53,33 @@ def examine(asked: Asked) -> Iterator[Line]:
         Check("disk", lambda: check_disks(cfg), _SECONDS),
         Check("memory", lambda: check_memory(cfg, machine), _SECONDS),
     ]
-    for url, writes in _places(asked).items():
-        checks.append(Check("bucket", partial(check_place, url, writes), _NETWORK_SECONDS))
+    places = [
+        Check("bucket", partial(check_place, url, writes), _NETWORK_SECONDS) for url, writes in _places(asked).items()
+    ]
+    checks += places
     if asked.has_data:
         checks.append(Check("pages", lambda: check_pages(asked.cfg, asked.has_config), _NETWORK_SECONDS))
     if cfg:
-        checks.append(Check("wandb", lambda: check_wandb(cfg.log.wandb), _NETWORK_SECONDS))
-    yield _this_machine(machine)
-    for check in checks:
-        yield from check.lines()
+        checks.append(Check("wandb", lambda: check_wandb(cfg.log.wandb, machine), _NETWORK_SECONDS))
+    try:
+        yield from first
+        for check in checks:
+            yield from check.lines()
+    finally:  # Ctrl-C must leave nothing behind in a bucket
+        for place in places:
+            place.wait(_TIDY_SECONDS)
+
+
+def _find_machine() -> tuple[list[Line], Hardware]:
+    """Its line, and what was found: no accelerator where that could not be found out."""
+    found = []
+
+    def find() -> Iterator[Line]:
+        found.append(find_hardware())
+        yield _this_machine(found[0])
+
+    lines = Check("machine", find, _SECONDS).lines()
+    return lines, found[0] if found else Hardware()
 
 
 def _this_machine(machine: Hardware) -> Line:
@@ -78,4 +97,4 @@ def _places(asked: Asked) -> dict[str, bool]:
     if asked.has_data and is_remote(asked.cfg.data.path):
         places[asked.cfg.data.path] = False
     mirror = asked.cfg.checkpoint.mirror if asked.has_config else None
-    return places | {place: True for place in (mirror, asked.bucket) if place}
+    return places | {place: True for place in (mirror, asked.bucket) if place is not None}

@@ -79,9 +79,13 @@ def _gpus() -> tuple[Gpu, ...]:
     fields = "name,driver_version,memory.total,memory.used"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_SMI_SECONDS, check=False
+        )
     except FileNotFoundError:
         raise UserError("nvidia-smi is not installed") from None
+    except OSError as error:
+        raise UserError(f"nvidia-smi does not start ({error.strerror})") from None
     except subprocess.TimeoutExpired:
         raise UserError(f"nvidia-smi gave no answer in {_SMI_SECONDS:g} s") from None
     rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
@@ -104,7 +108,7 @@ def holders(root: Path = Path("/")) -> list[str]:
             continue
         if any(_HELD.search(path) for path in _open_files(folder)):
             with suppress(OSError):  # it has ended meanwhile
-                found.append(f"process {folder.name} ({(folder / 'comm').read_text().strip()})")
+                found.append(f"process {folder.name} ({(folder / 'comm').read_text(errors='replace').strip()})")
     return found
 
 

@@ -3,12 +3,14 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from jaxgpt.caches import cache_folder
 from jaxgpt.config import Config
 from jaxgpt.data.storage import is_remote
-from jaxgpt.doctor.check import Line, size
+from jaxgpt.doctor.cgroup import memory_limits
+from jaxgpt.doctor.check import Line, explained, size
 from jaxgpt.doctor.hardware import Hardware
 from jaxgpt.errors import UserError
 
@@ -27,13 +29,11 @@ def state_bytes(cfg: Config) -> int:
 def check_disks(cfg: Config | None) -> Iterator[Line]:
     """cfg: None where no configuration was given."""
     yield _of_disk(lambda: _output(Path(cfg.output), cfg) if cfg else _plain(Path()))
-    cache = cache_folder(cfg.data.cache if cfg else None)
     if cfg and is_remote(cfg.data.path):
-        yield _of_disk(lambda: _plain(cache))
+        yield _of_disk(lambda: _plain(cache_of(cfg)))
     compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if compiled is None:
-        said = f"{cache / 'compiled'} can't be written to, so every start compiles its programs anew; set "
-        yield Line("warn", "disk", f"{said}JAX_COMPILATION_CACHE_DIR to a folder that can")
+        yield _of_disk(_not_compiled)
     elif "://" not in compiled:
         yield _of_disk(lambda: _plain(Path(compiled), _COMPILED))
 
@@ -41,8 +41,23 @@ def check_disks(cfg: Config | None) -> Iterator[Line]:
 def _of_disk(check: Callable[[], Line]) -> Line:
     try:
         return check()
-    except UserError as error:
-        return Line("fail", "disk", str(error))
+    except (UserError, OSError) as error:
+        return Line("fail", "disk", explained(error))
+
+
+def cache_of(cfg: Config | None) -> Path:
+    """Where copies are kept; UserError where nothing tells of a folder."""
+    try:
+        return cache_folder(cfg.data.cache if cfg else None)
+    except RuntimeError as error:  # no home
+        raise UserError(
+            f"where copies are to be kept is not known ({error}); set data.cache and XDG_CACHE_HOME to folders"
+        ) from None
+
+
+def _not_compiled() -> Line:
+    said = f"{cache_of(None) / 'compiled'} can't be written to, so every start compiles its programs anew; set "
+    return Line("warn", "disk", f"{said}JAX_COMPILATION_CACHE_DIR to a folder that can")
 
 
 def _plain(folder: Path, little: float = _LITTLE) -> Line:
@@ -56,7 +71,7 @@ def _output(folder: Path, cfg: Config) -> Line:
     """Against what is kept at once and what is being written; those that are kept for ever come on top."""
     free, one = free_bytes(folder), state_bytes(cfg)
     count = cfg.checkpoint.keep_last + cfg.checkpoint.keep_best + 1
-    there = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
+    there = _bytes_below(folder / "checkpoints")
     needed = max(count * one - there, one)
     said = f"{_named(folder)}: {size(free)} free, {count} checkpoints of {size(one)} need {size(needed)}"
     said += " more" if there else ""
@@ -64,6 +79,15 @@ def _output(folder: Path, cfg: Config) -> Line:
         way_out = "; make room, lower checkpoint.keep_last, or give an --output on another disk"
         return Line("fail" if free < one else "warn", "disk", said + way_out)
     return Line("ok", "disk", said)
+
+
+def _bytes_below(folder: Path) -> int:
+    """A run that is at work removes old checkpoints meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def free_bytes(folder: Path) -> int:
@@ -86,9 +110,8 @@ def check_memory(cfg: Config | None, hardware: Hardware, root: Path = Path("/"))
     if (root / "proc/meminfo").is_file():
         fields = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
         total, available = (int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    limit, used = (_number(root / "sys/fs/cgroup" / name) for name in ("memory.max", "memory.current"))
-    if limit is not None and limit < total:  # of this container
-        total, available = limit, min(available, limit - (used or 0))
+    for limit in memory_limits(root):  # of this container or job
+        total, available = min(total, limit.bytes), min(available, limit.free)
     said = f"{size(available)} of {size(total)} free"
     copy = state_bytes(cfg) if cfg else 0
     if cfg:
@@ -103,12 +126,3 @@ def check_memory(cfg: Config | None, hardware: Hardware, root: Path = Path("/"))
     if room < _SHM and len(hardware.gpus) > 1:
         said = f"/dev/shm has {size(room)}, too little for several GPUs to exchange what they compute"
         yield Line("warn", "shm", f"{said}; docker run --shm-size 1g")
-
-
-def _number(path: Path) -> int | None:
-    """What a file of the kernel says; None where there is none, or no limit."""
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None

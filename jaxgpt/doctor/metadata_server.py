@@ -3,8 +3,8 @@
 Source: cloud.google.com/compute/docs/metadata; GCE_METADATA_HOST names another server, as for Google's libraries.
 """
 
+import http.client
 import os
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -30,17 +30,19 @@ def tpu_type() -> str | None:
 
 
 def _ask(name: str) -> str | None:
+    """None as well where what answers is no metadata server, or GCE_METADATA_HOST is no host."""
     host = os.environ.get("GCE_METADATA_HOST")
-    if host is None:
-        # Elsewhere looking up the name could take a resolver's whole patience.
-        if not (_PRODUCT.is_file() and _PRODUCT.read_text().startswith("Google")):
-            return None
-        host = "metadata.google.internal"
-    request = urllib.request.Request(f"http://{host}/computeMetadata/v1/{name}", headers={"Metadata-Flavor": "Google"})
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
+        if not host:
+            # Elsewhere looking up the name could take a resolver's whole patience.
+            if not (_PRODUCT.is_file() and _PRODUCT.read_text().startswith("Google")):
+                return None
+            host = "metadata.google.internal"
+        url = f"http://{host}/computeMetadata/v1/{name}"
+        request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(request, timeout=_SECONDS) as answer:
             text: str = answer.read().decode().strip()
-    except (OSError, urllib.error.HTTPError, UnicodeDecodeError):
+    except (OSError, http.client.HTTPException, ValueError):
         return None
     return text or None

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from jaxgpt.caches import cache_folder
 from jaxgpt.config import Config
-from jaxgpt.data.cache import fetch
+from jaxgpt.data.cache import fetch, folder_of
 from jaxgpt.data.loader import Pages
-from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, Manifest, check_fits, load_manifest
+from jaxgpt.data.manifest import FILE, TOKENIZER_FOLDER, Manifest, ShardInfo, check_fits, load_manifest
+from jaxgpt.data.records import crc32c_of_file
 from jaxgpt.data.storage import Remote, find_below, is_remote
 from jaxgpt.data.tokenizer import load_tokenizer
 from jaxgpt.doctor.bucket import check_reach
-from jaxgpt.doctor.check import Line, in_one_line, size
-from jaxgpt.doctor.machine import free_bytes
+from jaxgpt.doctor.check import Line, explained, size
+from jaxgpt.doctor.machine import cache_of, free_bytes
 from jaxgpt.errors import UserError
 
 _ROWS = 64  # that are read, at most
@@ -25,7 +25,7 @@ def check_pages(cfg: Config, has_model: bool) -> Iterator[Line]:
     """has_model: whether cfg.model was given; else nothing has to fit it."""
     path = cfg.data.path.rstrip("/")
     with ExitStack() as stack:
-        folder, there = Path(path), None
+        folder, there = Path(cfg.data.path), None
         if is_remote(path):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             there = _fetch_little(path, folder)
@@ -37,8 +37,11 @@ def check_pages(cfg: Config, has_model: bool) -> Iterator[Line]:
             yield _read(cfg, folder) if there is None else _listed(cfg, manifest, folder, there)
             name = "tokenizer"
             yield _tokenizer(cfg, manifest, folder, has_model)
-        except UserError as error:
-            yield Line("fail", name, in_one_line(error).replace(str(folder), path))  # of the copies nobody knows
+        except (UserError, OSError) as error:
+            said = explained(error)
+            if there is not None:  # of the copies nobody knows
+                said = said.replace(str(folder), path)
+            yield Line("fail", name, said)
 
 
 def _check_length(manifest: Manifest, folder: Path, cfg: Config) -> None:
@@ -83,7 +86,8 @@ def _fetch_little(url: str, folder: Path) -> dict[str, Remote]:
 def _listed(cfg: Config, manifest: Manifest, folder: Path, there: dict[str, Remote]) -> Line:
     """Compares the shards that are there with the manifest, and their bytes with the room that the cache has."""
     url = cfg.data.path.rstrip("/")
-    splits = [manifest.split(name, folder) for name in (cfg.data.train_split, cfg.data.valid_split)]
+    names = dict.fromkeys((cfg.data.train_split, cfg.data.valid_split))
+    splits = [manifest.split(name, folder) for name in names]
     shards = [shard for split in splits for shard in split.shards]
     wrong = [
         shard.file
@@ -93,8 +97,8 @@ def _listed(cfg: Config, manifest: Manifest, folder: Path, there: dict[str, Remo
     if wrong:
         said = f"{url}: {len(wrong)} of {len(shards)} shards are missing or other than its manifest says ({wrong[0]})"
         raise UserError(f"{said}; upload the pages again")
-    cache, name = cache_folder(cfg.data.cache), url.rpartition("/")[2]
-    missing = sum(shard.bytes for shard in shards if not any(cache.glob(f"{name}-*/{shard.file}")))
+    cache = cache_of(cfg)
+    missing = _missing_bytes(shards, folder_of(url, cache), there[FILE])
     said = f"{url}: {splits[0].records:,} rows in {_shards(manifest, cfg)}"
     if not missing:
         return Line("ok", "pages", f"{said}; all of them are in {cache}")
@@ -103,6 +107,16 @@ def _listed(cfg: Config, manifest: Manifest, folder: Path, there: dict[str, Remo
     if missing > free:
         return Line("fail", "pages", f"{said}; make room, or name a folder on another disk with data.cache")
     return Line("ok", "pages", said)
+
+
+def _missing_bytes(shards: list[ShardInfo], copy: Path, manifest: Remote) -> int:
+    """Bytes that training would copy. A shard's size tells only where the copy is of this manifest's pages."""
+    path = copy / FILE
+    here = path.is_file() and crc32c_of_file(path) == manifest.crc32c
+    if not here:
+        return sum(shard.bytes for shard in shards)
+    sizes = {path.relative_to(copy).as_posix(): path.stat().st_size for path in copy.rglob("*") if path.is_file()}
+    return sum(shard.bytes for shard in shards if sizes.get(shard.file) != shard.bytes)
 
 
 def _tokenizer(cfg: Config, manifest: Manifest, folder: Path, has_model: bool) -> Line:

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from jaxgpt.config import WandbConfig
 from jaxgpt.doctor.check import Line
-from jaxgpt.doctor.versions import installed
+from jaxgpt.doctor.hardware import Hardware
+from jaxgpt.doctor.versions import installed, way_to_install
 from jaxgpt.errors import UserError
 
 _NAME = "wandb"
@@ -24,18 +25,19 @@ _SECONDS = 10.0
 _OFFLINE = "training will write to the run's folder, for `wandb sync`"
 
 
-def check_wandb(cfg: WandbConfig) -> Iterator[Line]:
+def check_wandb(cfg: WandbConfig, hardware: Hardware) -> Iterator[Line]:
     """Asks the service only where cfg.mode is online."""
     if cfg.mode == "disabled":
         yield Line("ok", _NAME, "disabled")
         return
     version = installed("wandb")
     if version is None:
-        raise UserError(f"log.wandb.mode is {cfg.mode} but wandb is not installed; pip install wandb")
+        way_out = way_to_install("wandb", hardware)
+        raise UserError(f"log.wandb.mode is {cfg.mode} but wandb is not installed; {way_out}")
+    service = _service()
     if cfg.mode == "offline":
         yield Line("ok", _NAME, f"{version}, offline")
         return
-    service = os.environ.get("WANDB_BASE_URL", _SERVICE).rstrip("/")
     file = _netrc_file()
     key, source = os.environ.get("WANDB_API_KEY"), "WANDB_API_KEY"
     if not key:
@@ -50,9 +52,19 @@ def check_wandb(cfg: WandbConfig) -> Iterator[Line]:
     yield _answer_to(key, source, service)
 
 
+def _service() -> str:
+    """UserError where wandb, offline as well, would not begin because of the address."""
+    given = os.environ.get("WANDB_BASE_URL", _SERVICE)
+    parts = urlsplit(given)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        found = f"{given}, which does not begin with https:// or http:// and a host" if given else "empty"
+        raise UserError(f"WANDB_BASE_URL is {found}; unset it for {_SERVICE}, or set it as https://HOST")
+    return given.rstrip("/")
+
+
 def _netrc_file() -> Path:
     """Where `wandb login` keeps keys."""
-    return Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
+    return Path(os.path.expanduser(os.environ.get("NETRC") or "~/.netrc"))  # as it is where there is no home
 
 
 def _of_netrc(file: Path, host: str) -> str | None:

@@ -11,7 +11,7 @@ import pytest
 from bucket_server import BUCKET, content_of, write_random_pages
 
 from jaxgpt.data import cache
-from jaxgpt.data.cache import local_pages, page_folder
+from jaxgpt.data.cache import folder_of, local_pages, page_folder
 from jaxgpt.data.loader import Pages, training_batches
 from jaxgpt.data.records import crc32c_of_file
 from jaxgpt.data.storage import UnreachableError
@@ -43,6 +43,7 @@ def fetched(bucket):
 
 def test_the_copy_is_the_folder(bucket, pages, tmp_path):
     folder = local_pages(URL, BOTH, tmp_path)
+    assert folder == folder_of(f"{URL}/", tmp_path)
     assert folder.parent == tmp_path
     assert content_of(folder) == content_of(pages)
     ours, theirs = (

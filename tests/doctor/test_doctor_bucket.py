@@ -1,7 +1,9 @@
 """A bucket on loopback that refuses what it is told to, and folders."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from bucket_server import BUCKET, Bucket
@@ -43,9 +45,15 @@ def test_a_bucket_that_serves(bucket: Bucket, url: str) -> None:
     for step in ("lists", "writes", "reads", "deletes"):
         assert f" {step} in " in used.said
     assert region.said == f"{url.rstrip('/')} is in us; this machine does not say where it is"
-    # Not in the folder itself: a run's mirror must hold nothing else.
+    # In the folder itself, as all that is listed: the right to write may begin there.
+    folder = url.removeprefix(f"gs://{BUCKET}").strip("/")
     assert len(bucket.begun) == 1
-    assert not bucket.begun[0].startswith("runs/mine/")
+    assert f"/{bucket.begun[0]}".startswith(f"/{folder}/.doctor-".replace("//", "/"))
+    listed = [
+        parse_qs(query)["prefix"][0] for _, path in bucket.requests if "prefix=" in (query := urlsplit(path).query)
+    ]
+    assert listed
+    assert all(f"/{prefix}".startswith(f"/{folder}/.doctor-".replace("//", "/")) for prefix in listed)
     assert bucket.objects() == {"runs/mine/checkpoint": b"kept"}
 
 
@@ -75,6 +83,25 @@ def test_a_bucket_that_does_not_let_read(bucket: Bucket) -> None:
     assert bucket.objects() == {}  # what was tried out is gone all the same
 
 
+def test_what_arrived_although_it_seemed_not_to_is_deleted(bucket: Bucket) -> None:
+    bucket.fault = lambda method, path: "lost" if method == "POST" else None
+    (line,) = lines()
+    assert line.level == "fail"
+    assert "could not be reached" in line.said
+    assert bucket.begun
+    assert bucket.objects() == {}
+
+
+def test_the_time_of_reading_is_that_of_its_content_as_well(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(method: str, path: str) -> None:
+        if method == "GET" and "alt=media" in path:
+            time.sleep(0.3)
+
+    bucket.fault = slow
+    took = int(lines()[0].said.partition(" reads in ")[2].partition(" ms")[0])
+    assert took >= 300
+
+
 def test_what_can_not_be_deleted_is_named(bucket: Bucket) -> None:
     bucket.fault = lambda method, path: 403 if method == "DELETE" else None
     line = lines()[0]
@@ -86,6 +113,10 @@ def test_what_can_not_be_deleted_is_named(bucket: Bucket) -> None:
 def test_a_bucket_that_is_not_there(bucket: Bucket) -> None:
     (line,) = lines("gs://no-such-bucket/folder")
     assert line == Line("fail", "bucket", "gs://no-such-bucket does not exist; check the name")
+
+
+def test_a_url_without_a_bucket(bucket: Bucket) -> None:
+    assert lines("gs://") == [Line("fail", "bucket", "gs:// names no bucket; give gs://BUCKET/FOLDER")]
 
 
 def test_a_service_out_of_reach(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +132,7 @@ def test_the_region_of_the_machine(bucket: Bucket, in_zone: str) -> None:
     bucket.set_location("US-EAST1")
     line = lines()[1]
     assert line.level == "warn"
+    assert line.said.startswith(f"{URL}: ")
     assert "the bucket is in us-east1, not in us-central1, and reading across regions costs money" in line.said
 
 
@@ -128,7 +160,15 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
     def full(self: Path, content: bytes) -> None:
+        self.touch()
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
     assert lines(str(tmp_path))[0].said.startswith(f"{tmp_path}: No space left on device; ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    def closed(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_dir", closed)
+    assert lines(str(tmp_path))[0].said.startswith(f"{tmp_path}: Permission denied; ")

@@ -1,6 +1,10 @@
+import errno
+import os
 import threading
 import time
 from collections.abc import Iterator
+
+import pytest
 
 from jaxgpt.doctor.check import Check, Line, size
 from jaxgpt.errors import UserError
@@ -24,6 +28,48 @@ def test_a_check_that_crashes_is_a_line() -> None:
     (_, crashed) = Check("name", work, 5).lines()
     assert crashed.level == "fail"
     assert crashed.said.startswith("the check itself failed (ZeroDivisionError: by zero); ")
+
+
+def test_a_check_that_ends_with_what_is_no_exception_is_a_line() -> None:
+    """As a panic of a library in Rust, or one that leaves Python."""
+
+    def work() -> Iterator[Line]:
+        yield FIRST
+        raise SystemExit(3)
+
+    (_, crashed) = Check("name", work, 5).lines()
+    assert crashed.said.startswith("the check itself failed (SystemExit: 3); ")
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"), [(errno.EACCES, "check the path and its permissions"), (errno.ENOSPC, "make room")]
+)
+def test_a_file_that_can_not_be_used_is_a_line_with_the_way_out(number: int, way_out: str) -> None:
+    def work() -> Iterator[Line]:
+        raise OSError(number, os.strerror(number), "/closed")
+        yield
+
+    assert Check("name", work, 5).lines() == [Line("fail", "name", f"/closed: {os.strerror(number)}; {way_out}")]
+
+
+def test_a_line_at_the_last_moment_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread gives it and ends while its state is being asked for."""
+    may_end = threading.Event()
+
+    def work() -> Iterator[Line]:
+        may_end.wait(60)
+        yield FIRST
+
+    check = Check("name", work, 0.05)
+    is_alive = check._thread.is_alive
+
+    def ends_now() -> bool:
+        may_end.set()
+        check._thread.join(5)
+        return is_alive()
+
+    monkeypatch.setattr(check._thread, "is_alive", ends_now)
+    assert check.lines() == [FIRST]
 
 
 def test_a_check_that_hangs_is_a_line_when_its_time_is_over() -> None:

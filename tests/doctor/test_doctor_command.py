@@ -2,6 +2,9 @@
 
 import json
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,6 +89,9 @@ def test_what_is_looked_at(
     [
         (["--no_such"], "there is no option no_such"),
         (["--wait", "0"], "--wait is 0; it must be above 0 seconds"),
+        (["--bucket", ""], "--bucket is empty; give gs://BUCKET/FOLDER, or a folder"),
+        (["--bucket="], "--bucket is empty; give gs://BUCKET/FOLDER, or a folder"),
+        (["--data="], "data.path is empty; give a folder of pages, or gs://BUCKET/FOLDER"),
         (["--model.n_embed", "3"], "did you mean model.n_embd?"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
@@ -119,6 +125,44 @@ def test_a_check_that_can_not_begin_costs_no_other(monkeypatch: pytest.MonkeyPat
         ("fail", "disk"),
         ("ok", "memory"),
     ]
+
+
+def test_a_machine_that_can_not_be_looked_at_costs_no_other_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    for name in ("find_hardware", "check_devices"):
+        monkeypatch.setattr(examine, name, broken)
+    assert run(["--json"], monkeypatch) == 1
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = {check["name"]: check["level"] for check in report["checks"]}
+    assert found["machine"] == found["devices"] == "fail"
+    assert {"python", "disk", "memory"} <= found.keys()
+
+
+def test_an_interrupt_leaves_time_to_tidy_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work, tidy = threading.Event(), []
+
+    def place(url: str, writes: bool) -> Iterator[Line]:
+        at_work.set()
+        time.sleep(0.3)
+        tidy.append(url)
+        yield Line("ok", "bucket", url)
+
+    def interrupted(machine: object) -> Iterator[Line]:
+        return iter([Line("ok", "python", "well")])
+
+    monkeypatch.setattr(examine, "check_place", place)
+    monkeypatch.setattr(examine, "check_versions", interrupted)
+    monkeypatch.setattr(examine, "check_devices", lambda *args: iter([]))
+    lines = examine.examine(Asked(Config(output="."), False, False, "gs://a", False, 1))
+    assert next(lines).name == "machine"
+    assert at_work.wait(5)
+    with pytest.raises(KeyboardInterrupt):
+        lines.throw(KeyboardInterrupt)
+    assert tidy == ["gs://a"]
 
 
 def test_the_places_of_a_run_and_which_of_them_are_written_to() -> None:

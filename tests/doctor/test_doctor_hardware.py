@@ -1,6 +1,10 @@
 """Accelerators that are not here: a made-up /sys, /dev and /proc, and a stand-in for nvidia-smi."""
 
 import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -80,6 +84,20 @@ def test_a_gpu_whose_driver_does_not_work(tmp_path: Path, path: Path) -> None:
     assert find_hardware(tmp_path).gpu_trouble == "nvidia-smi is not installed"
 
 
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        (b"\x7fELF, but cut off", 0o755, "nvidia-smi does not start (Exec format error)"),
+        (b"#!/bin/sh\nprintf 'no\\377t well'; exit 3\n", 0o755, "nvidia-smi ended with 3 (no\ufffdt well)"),
+    ],
+)
+def test_a_broken_nvidia_smi(content: bytes, mode: int, said: str, tmp_path: Path, path: Path) -> None:
+    (path / "nvidia-smi").write_bytes(content)
+    (path / "nvidia-smi").chmod(mode)
+    card(tmp_path, 0, "0x10de", "0x2330", "0x030200")
+    assert find_hardware(tmp_path) == Hardware(gpu_trouble=said)
+
+
 def test_who_holds_an_accelerator(tmp_path: Path) -> None:
     opened = {"7": "/dev/accel0", "30": "/dev/vfio/2", "9": "/dev/nvidia3", "31": "/dev/vfio/vfio", "32": "/dev/null"}
     for number, target in {**opened, str(os.getpid()): "/dev/accel1"}.items():
@@ -87,8 +105,9 @@ def test_who_holds_an_accelerator(tmp_path: Path) -> None:
         (folder / "fd").mkdir(parents=True)
         (folder / "fd/3").symlink_to(target)
         (folder / "comm").write_text("python3\n")
+    (tmp_path / "proc/9/comm").write_bytes("größe".encode()[:3])  # the kernel cuts a name anywhere
     (tmp_path / "proc/40").mkdir()  # it ended meanwhile
-    assert holders(tmp_path) == ["process 7 (python3)", "process 9 (python3)", "process 30 (python3)"]
+    assert holders(tmp_path) == ["process 7 (python3)", "process 9 (gr\ufffd)", "process 30 (python3)"]
 
 
 def test_where_this_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +118,29 @@ def test_where_this_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (metadata.zone(), metadata.region(), metadata.tpu_type()) == ("europe-west4-a", "europe-west4", None)
         assert len(asked) == 3
     assert metadata.zone() is None  # nobody answers any more
+
+
+@pytest.fixture
+def no_web_server() -> Iterator[str]:
+    """HOST:PORT of one that answers, and not as the web does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(1000)
+                        connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_what_is_no_metadata_server_tells_nothing(no_web_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for host in (no_web_server, "a b", "host:port", "[", "x" * 70, ""):
+        monkeypatch.setenv("GCE_METADATA_HOST", host)
+        assert (metadata.zone(), metadata.tpu_type()) == (None, None)
 
 
 def test_elsewhere_the_network_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,54 @@ def test_a_folder_that_can_not_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert others  # the other disks are looked at all the same
     monkeypatch.setattr(machine.os, "access", lambda path, mode: False)
     assert next(iter(check_disks(config(tmp_path / "run")))).said.startswith(f"{tmp_path} can't be written to; ")
+
+
+def test_a_checkpoint_that_goes_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run at work removes old ones."""
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/b").write_bytes(bytes(3 * ONE))
+    free(monkeypatch, 2 * ONE)
+    is_file = Path.is_file
+
+    def gone(self: Path) -> bool:
+        return self.name == "a" or is_file(self)
+
+    def found(self: Path, pattern: str) -> Iterator[Path]:
+        yield from (self / "a", self / "b")
+
+    monkeypatch.setattr(Path, "is_file", gone)
+    monkeypatch.setattr(Path, "rglob", found)
+    assert next(iter(check_disks(config(tmp_path / "run")))).level == "ok"
+
+
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(Path, "home", no_home)
+    folder, cache = check_disks(None)
+    assert folder.level == "ok"
+    assert cache.level == "fail"
+    assert "where copies are to be kept is not known (Could not determine home directory.); set " in cache.said
+
+
+def test_a_folder_that_nobody_may_look_into_costs_no_other_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exists = Path.exists
+
+    def closed(self: Path) -> bool:
+        if self.name == "run":
+            raise PermissionError(13, "Permission denied", str(self))
+        return exists(self)
+
+    monkeypatch.setattr(Path, "exists", closed)
+    first, second = check_disks(config(tmp_path / "run"))
+    said = f"{tmp_path / 'run'}: Permission denied; check the path and its permissions"
+    assert first == Line("fail", "disk", said)
+    assert second.level == "ok"
 
 
 def kernel(root: Path, total_kb: int, available_kb: int, limit: str = "max", current: int = 0) -> Path:

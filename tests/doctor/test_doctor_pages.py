@@ -101,6 +101,16 @@ def test_damage(pages: Path, damage: Callable[[Path], None], said: str) -> None:
     assert said in line.said
 
 
+def test_a_folder_is_named_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (line,) = lines("./p")
+    assert line.said.startswith(
+        "p/manifest.json is missing; build pages there first: python data_prep/make_tfrecords.py "
+    )
+    (line,) = lines("/")
+    assert line.said.startswith("/manifest.json is missing; ")
+
+
 def test_another_tokenizer_beside_the_pages(pages: Path) -> None:
     path = pages / "tokenizer/tokenizer.json"
     content = json.loads(path.read_text())
@@ -137,6 +147,35 @@ def test_pages_that_are_in_the_cache_need_no_room(bucket: Bucket, tmp_path: Path
 
     local_pages(URL, ("train", "valid"), tmp_path / "cache")
     assert lines(URL, cache=tmp_path / "cache")[0].said.endswith(f"; all of them are in {tmp_path / 'cache'}")
+
+
+def test_the_copy_of_other_pages_is_no_copy_of_these(bucket: Bucket, pages: Path, tmp_path: Path) -> None:
+    from jaxgpt.data.cache import folder_of, local_pages
+
+    cache = tmp_path / "cache"
+    # Of another URL, whose last part begins with ours; of ours, but cut off; and whole, but of other pages' manifest.
+    for path in pages.rglob("*"):
+        if path.is_file():
+            bucket.put(f"other/pages-v2/{path.relative_to(pages).as_posix()}", path.read_bytes())
+    local_pages(f"gs://{BUCKET}/other/pages-v2", ("train", "valid"), cache)
+    sizes = {path.name: path.stat().st_size for path in pages.glob("*.tfrecord*")}
+    said = f"training copies {sum(sizes.values()) / 1e6:.3g} MB to "
+    assert said in lines(URL, cache=cache)[0].said
+    local_pages(URL, ("train", "valid"), cache)
+    copy = folder_of(URL, cache)
+    assert "all of them are in" in lines(URL, cache=cache)[0].said
+    cut(copy)
+    assert f"training copies {sizes[shard(copy).name] / 1e6:.3g} MB to " in lines(URL, cache=cache)[0].said
+    shutil.copy(shard(pages), shard(copy))
+    (copy / "manifest.json").write_text((pages / "manifest.json").read_text() + "\n")
+    assert said in lines(URL, cache=cache)[0].said
+
+
+def test_a_split_that_is_both_is_copied_once(bucket: Bucket, pages: Path, tmp_path: Path) -> None:
+    data = DataConfig(path=URL, valid_split="train", cache=str(tmp_path / "cache"))
+    line = next(iter(check_pages(Config(output="", data=data), False)))
+    n_bytes = sum(path.stat().st_size for path in pages.glob("*train*"))
+    assert f"training copies {n_bytes / 1e6:.3g} MB to " in line.said
 
 
 def test_a_disk_that_is_too_small_for_the_copy(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """Hand-made sets of packages, with the requirements of the real ones."""
 
+import os
+import shutil
+import subprocess
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +60,7 @@ def packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Packages:
     pins.write_text("# pins\n-c constraints.txt\njax==0.10.2\nflax==0.12.8\njsonargparse[signatures]==4.53.0\n")
     monkeypatch.setattr(versions, "_REQUIREMENTS", pins)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(versions.sys, "prefix", str(tmp_path / "venv"))
     return there
 
 
@@ -89,13 +93,13 @@ def test_the_packages_of_this_environment_fit() -> None:
 @pytest.mark.parametrize(("jaxlib", "level"), [("0.10.1", "warn"), ("0.10.0", "fail"), ("0.11.0", "fail")])
 def test_jaxlib_of_another_jax(packages: Packages, jaxlib: str, level: str) -> None:
     packages["jaxlib"] = (jaxlib, [])
-    said = f"0.10.2 with jaxlib {jaxlib}, which belongs to another; pip install jaxlib==0.10.2"
+    said = f"0.10.2 with jaxlib {jaxlib}, which belongs to another; python -m pip install jaxlib==0.10.2"
     assert lines()["jax"] == (level, "jax", said)
 
 
 def test_jax_is_missing(packages: Packages) -> None:
     del packages["jaxlib"]
-    assert lines()["jax"].said.startswith("jaxlib is not installed; pip install -r ")
+    assert lines()["jax"].said.startswith("jaxlib is not installed; python -m pip install -r ")
 
 
 def test_packages_that_want_others(packages: Packages) -> None:
@@ -106,7 +110,7 @@ def test_packages_that_want_others(packages: Packages) -> None:
     assert line.level == "fail"
     assert line.said == (
         "jaxgpt wants jax<0.13,>=0.10 (there is 0.9.1), flax wants jax>=0.10.0 (there is 0.9.1), flax wants optax (not "
-        "installed); pip install -r requirements-train.txt"
+        "installed); python -m pip install -r requirements-train.txt"
     )
 
 
@@ -124,8 +128,8 @@ def test_the_package_is_not_installed(packages: Packages) -> None:
 
 def test_a_tpu_and_the_cpu_build(packages: Packages, monkeypatch: pytest.MonkeyPatch) -> None:
     said = (
-        "4 TPU chips of a v3-8 in this machine, but jax is the CPU build (libtpu is not installed); pip install "
-        '"jax[tpu]==0.10.2"'
+        "4 TPU chips of a v3-8 in this machine, but jax is the CPU build (libtpu is not installed); python -m "
+        'pip install "jax[tpu]==0.10.2"'
     )
     assert lines(Hardware(4, "v3-8"))["libtpu"] == ("fail", "libtpu", said)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -140,7 +144,7 @@ def test_libtpu_as_jax_wants_it(packages: Packages) -> None:
     assert lines(Hardware(4))["libtpu"] == (
         "fail",
         "libtpu",
-        'jax wants libtpu==0.0.42.* (there is 0.0.30); pip install "jax[tpu]==0.10.2"',
+        'jax wants libtpu==0.0.42.* (there is 0.0.30); python -m pip install "jax[tpu]==0.10.2"',
     )
 
 
@@ -149,7 +153,7 @@ def test_a_gpu_and_the_cpu_build(packages: Packages, driver: str, cuda: int) -> 
     line = lines(gpus(driver))["cuda"]
     assert line.level == "fail"
     assert line.said.startswith("2 NVIDIA L4 in this machine, but jax is the CPU build")
-    assert line.said.endswith(f'; pip install "jax[cuda{cuda}]==0.10.2"')
+    assert line.said.endswith(f'; python -m pip install "jax[cuda{cuda}]==0.10.2"')
 
 
 def test_cuda_that_fits(packages: Packages) -> None:
@@ -171,11 +175,12 @@ def test_cuda_that_does_not_fit(packages: Packages, versions_: dict[str, str], s
     with_cuda(packages, **versions_)
     line = lines(gpus("580.159.04"))["cuda"]
     assert line.level == "fail"
-    assert line.said == f'{said} pip install --upgrade "jax[cuda13]==0.10.2"'
+    assert line.said == f'{said} python -m pip install --upgrade "jax[cuda13]==0.10.2"'
 
 
 @pytest.mark.parametrize(
-    ("driver", "way_out"), [("579.9", 'newer one, or pip install "jax[cuda12]==0.10.2"'), ("470.82", "newer one")]
+    ("driver", "way_out"),
+    [("579.9", 'newer one, or python -m pip install "jax[cuda12]==0.10.2"'), ("470.82", "newer one")],
 )
 def test_a_driver_that_is_too_old(packages: Packages, driver: str, way_out: str) -> None:
     with_cuda(packages)
@@ -188,14 +193,16 @@ def test_the_half_of_a_plugin(packages: Packages) -> None:
     del packages["jax-cuda13-pjrt"]
     line = lines(gpus("580.1"))["cuda"]
     assert line.level == "fail"
-    assert line.said.startswith("jax-cuda13-plugin wants jax-cuda13-pjrt==0.10.2 (not installed); pip install")
+    assert line.said.startswith(
+        "jax-cuda13-plugin wants jax-cuda13-pjrt==0.10.2 (not installed); python -m pip install"
+    )
 
 
 def test_two_plugins(packages: Packages) -> None:
     with_cuda(packages)
     packages["jax-cuda12-plugin"] = ("0.10.2", [])
     assert lines(gpus("580.1"))["cuda"].said.startswith(
-        "the plugins for CUDA 12 and 13 are both installed; pip uninstall"
+        "the plugins for CUDA 12 and 13 are both installed; python -m pip uninstall"
     )
 
 
@@ -203,3 +210,87 @@ def test_a_gpu_without_a_driver(packages: Packages) -> None:
     line = lines(Hardware(gpu_trouble="nvidia-smi is not installed"))["driver"]
     assert line.level == "fail"
     assert line.said.startswith("an NVIDIA GPU is in this machine, but nvidia-smi is not installed; install NVIDIA's")
+
+
+@pytest.mark.parametrize("hardware", [Hardware(4), gpus("580.1")], ids=["tpu", "cuda"])
+def test_without_jax_the_pinned_one_is_what_to_install(packages: Packages, hardware: Hardware) -> None:
+    del packages["jax"]
+    packages["libtpu"] = ("0.0.42.1", [])
+    assert "None" not in " ".join(map(str, check_versions(hardware)))
+    del packages["libtpu"]
+    line = lines(hardware)["libtpu" if hardware.tpu_chips else "cuda"]
+    wanted = "tpu" if hardware.tpu_chips else "cuda13"
+    assert line.said.endswith(f'; python -m pip install "jax[{wanted}]==0.10.2"')
+
+
+@pytest.fixture
+def stamp(packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of an environment as cloud/install.sh leaves it, in a clone: of a stand-in for uv, so it holds nothing."""
+    root = Path(__file__).parents[2]
+    (tmp_path / "my clone/cloud").mkdir(parents=True)
+    for name in ("cloud/install.sh", *(path.name for path in root.glob("*.txt")), "pyproject.toml"):
+        shutil.copy(root / name, tmp_path / "my clone" / name)
+    (tmp_path / "bin").mkdir()
+    uv = tmp_path / "bin/uv"
+    uv.write_text(f'#!/bin/sh\necho uv 99.0.0\necho "$*" >> {tmp_path / "calls"}\n')
+    uv.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{uv.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(versions, "_REQUIREMENTS", tmp_path / "my clone/requirements-train.txt")
+    packages["flax"] = ("0.12.1", [])
+    install(f"'{tmp_path}/my clone/cloud/install.sh' cpu {tmp_path / 'venv'}")
+    return tmp_path / "venv/installed-from"
+
+
+def install(command: str) -> None:
+    subprocess.run(["bash", "-c", command], check=True, capture_output=True, timeout=30)
+
+
+def test_the_way_out_makes_the_environment_of_install_sh_anew(stamp: Path, tmp_path: Path) -> None:
+    before, calls = stamp.read_text(), (tmp_path / "calls").read_text()
+    (stamp.parent / "broken").touch()
+    line = lines()["packages"]
+    assert line.level == "warn"
+    install(line.said.rpartition("; ")[2])
+    assert (tmp_path / "calls").read_text() == 2 * calls
+    assert not (stamp.parent / "broken").exists()
+    assert stamp.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("hardware", "there", "kind"),
+    [
+        (Hardware(), None, "cpu"),
+        (Hardware(4), None, "tpu"),
+        (Hardware(tpu_type="v3-8"), "jax-cuda13-plugin", "tpu"),
+        (gpus("580.1"), None, "cuda"),
+        (Hardware(gpu_trouble="nvidia-smi is not installed"), None, "cuda"),
+        (Hardware(), "jax-cuda13-plugin", "cuda"),
+        (Hardware(), "libtpu", "tpu"),
+    ],
+)
+def test_every_way_out_names_the_kind_of_machine(
+    hardware: Hardware, there: str | None, kind: str, packages: Packages, stamp: Path
+) -> None:
+    if there:
+        packages[there] = ("0.0.1", [])
+    del packages["jaxlib"], packages["optax"]
+    wrong = [line for line in check_versions(hardware) if line.level != "ok" and line.name != "driver"]
+    assert len(wrong) >= 2
+    for line in wrong:
+        assert line.said.endswith(
+            f"; echo > {stamp} && bash '{versions._REQUIREMENTS.parent}/cloud/install.sh' {kind} {stamp.parent}"
+        )
+
+
+def test_an_environment_of_install_sh_has_one_cuda(packages: Packages, stamp: Path) -> None:
+    with_cuda(packages)
+    assert lines(gpus("579.9"))["driver"].said.endswith("; install a newer one")
+    packages["jax-cuda12-plugin"] = ("0.10.2", [])
+    assert f"are both installed; echo > {stamp} && " in lines(gpus("580.1"))["cuda"].said
+
+
+def test_an_environment_of_somebody_else(stamp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions.os, "access", lambda path, mode: False)
+    said = lines()["packages"].said
+    assert f"; as the owner of {stamp.parent}: echo > {stamp} && " in said
+    assert said.endswith("; in an image: cloud/gpu build")

@@ -11,6 +11,7 @@ from loopback import web_server
 from jaxgpt.config import WandbConfig
 from jaxgpt.doctor import wandb_key
 from jaxgpt.doctor.check import Check, Line
+from jaxgpt.doctor.hardware import Hardware
 
 KEY = "s3cret" * 7
 ONLINE = WandbConfig(mode="online")
@@ -42,7 +43,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def lines(cfg: WandbConfig = ONLINE) -> list[Line]:
-    found = Check("wandb", lambda: wandb_key.check_wandb(cfg), 20).lines()
+    found = Check("wandb", lambda: wandb_key.check_wandb(cfg, Hardware()), 20).lines()
     for line in found:
         assert KEY not in line.said
         assert base64.b64encode(KEY.encode()).decode()[:20] not in line.said
@@ -68,7 +69,7 @@ def test_disabled_and_offline_ask_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_asked_for_and_not_installed(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_key, "installed", lambda name: None)
     (line,) = lines(WandbConfig(mode=mode))  # type: ignore[arg-type]
-    assert line.said == f"log.wandb.mode is {mode} but wandb is not installed; pip install wandb"
+    assert line.said == f"log.wandb.mode is {mode} but wandb is not installed; python -m pip install wandb"
 
 
 def test_a_key_of_the_environment(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,3 +154,33 @@ def test_a_netrc_file_that_is_none(service: str, tmp_path: Path) -> None:
     (line,) = lines()
     assert line.level == "fail"
     assert line.said.startswith(f"{file} can't be read from line 3 on; ")
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("", "empty"),
+        ("wandb.example.com", "wandb.example.com, which does not begin with https:// or http:// and a host"),
+        ("wandb.example.com:8080", "wandb.example.com:8080, which does not begin with https:// or http:// and a host"),
+        ("https://", "https://, which does not begin with https:// or http:// and a host"),
+    ],
+)
+def test_an_address_that_wandb_would_not_take(
+    address: str, said: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb's own client is asked first: it raises for an empty one as well, and offline too."""
+    from pydantic import ValidationError
+    from wandb import Settings
+
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+    with pytest.raises(ValidationError, match="base_url"):
+        Settings(base_url=address)
+    netrc(tmp_path, "wandb.example.com")
+    assert lines(WandbConfig(mode=mode)) == [  # type: ignore[arg-type]
+        Line(
+            "fail",
+            "wandb",
+            f"WANDB_BASE_URL is {said}; unset it for https://api.wandb.ai, or set it as https://HOST",
+        )
+    ]
