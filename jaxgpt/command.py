@@ -89,10 +89,20 @@ def parse(parser: "ArgumentParser", arguments: list[str]) -> "Namespace":
     from jsonargparse import ArgumentError as JsonArgumentError
 
     try:
-        return parser.instantiate(parser.parse_args(arguments))
+        found = parser.parse_args(arguments)
+        _check_sections(vars(found), _keys(parser))
+        return parser.instantiate(found)
     except (ArgumentError, JsonArgumentError) as error:
         message = " ".join(str(error).split())
         raise UserError(_with_nearest(_with_choices(message), _keys(parser))) from None
+
+
+def _check_sections(values: dict[str, Any], keys: list[str]) -> None:
+    """UserError where a file has a plain value in the place of a section."""
+    for name, value in values.items():
+        fields = [key for key in keys if key.startswith(f"{name}.")]
+        if fields and not hasattr(value, "__dict__"):
+            raise UserError(f"{name} is {value!r}; it is a section, with fields such as {fields[0]}")
 
 
 def _keys(parser: "ArgumentParser") -> list[str]:

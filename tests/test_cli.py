@@ -90,6 +90,8 @@ def test_a_mistake_is_one_sentence(
         ("output: x\nlog: {wandb: {mod: online}}\n", "no option log.wandb.mod; did you mean log.wandb.mode?"),
         ("output: x\noptimiser: {b1: 0.5}\n", "no option optimiser.b1; did you mean optimizer.b1?"),
         ("output: x\nmodel: {n_embd: wide}\n", "model.n_embd"),
+        ("output: x\ntrain: 3\n", "train is 3; it is a section, with fields such as train.max_steps"),
+        ("output: x\nmodel: [1]\n", "model is [1]; it is a section"),
         ("output: [\n", "config"),
     ],
 )
