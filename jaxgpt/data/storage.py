@@ -20,6 +20,7 @@ from jaxgpt.errors import UserError
 T = TypeVar("T")
 R = TypeVar("R")
 
+PROBE = ".doctor-"  # begins the names of what `jaxgpt doctor` writes to see whether it may
 _SCHEME = "gs://"
 _READ_AHEAD = 4 << 20  # bytes of one request, where the reader asks for less
 _CHUNK = 16 << 20  # bytes of one request of a large upload; a multiple of 256 KiB, as Cloud Storage wants

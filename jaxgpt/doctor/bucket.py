@@ -35,7 +35,7 @@ def check_place(url: str, writes: bool) -> Iterator[Line]:
     url = url.rstrip("/")
     timer = _Timer()
     # In the folder and not beside it: the right to write may begin there.
-    own = f"{url}/.doctor-{uuid.uuid4().hex[:12]}"
+    own = f"{url}/{storage.PROBE}{uuid.uuid4().hex[:12]}"
     timer.timed("lists", lambda: storage.find_below(own))
     if writes:
         yield from _try_out(own, timer)
@@ -127,7 +127,7 @@ def _where(url: str, own: str) -> Line:
 def _local(folder: Path, writes: bool) -> Line:
     """UserError where the folder is missing or can't be used."""
     timer = _Timer()
-    own = folder / f".doctor-{uuid.uuid4().hex[:12]}"
+    own = folder / f"{storage.PROBE}{uuid.uuid4().hex[:12]}"
     try:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder; give gs://BUCKET/FOLDER or a folder that is there")

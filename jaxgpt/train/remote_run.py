@@ -11,7 +11,7 @@ from pathlib import Path
 from jaxgpt.data import storage
 from jaxgpt.data.atomic import write_text
 from jaxgpt.data.cache import fetch
-from jaxgpt.data.storage import Remote, UnreachableError, find_below, in_threads, open_binary, send
+from jaxgpt.data.storage import PROBE, Remote, UnreachableError, find_below, in_threads, open_binary, send
 from jaxgpt.errors import UserError
 from jaxgpt.train.arrays import short
 from jaxgpt.train.retention import FOLDER, LATER_METRICS, WAY_BACK
@@ -41,7 +41,7 @@ def local_steps(run: Path) -> set[int]:
 
 def look(run: Path, url: str) -> Files:
     """What is below `url`; UserError where that is not a copy of this run. The run gets an identity if it has none."""
-    there = find_below(url)
+    there = {name: remote for name, remote in find_below(url).items() if not name.startswith(PROBE)}
     own = run / IDENTITY
     if there and IDENTITY not in there:
         raise UserError(f"checkpoint.mirror {url} already holds something else ({min(there)}); give a new folder")

@@ -287,3 +287,7 @@ def test_another_run_s_mirror_and_other_things_are_left_alone(bucket, run, tmp_p
     bucket.put("runs/mine/thesis.tex", b"...")
     with pytest.raises(UserError, match=r"already holds something else \(thesis\.tex\)"):
         fetch_if_gone(run, URL, print)
+    bucket.empty()
+    bucket.put("runs/mine/.doctor-0123456789ab/probe", b"here")  # which a doctor that was killed leaves
+    save(run, config(), {2: 1.0}, [])
+    assert any(name.startswith("runs/mine/checkpoints/2/") for name in bucket.objects())
