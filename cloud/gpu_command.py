@@ -10,16 +10,16 @@ from pathlib import Path
 
 from cloud import command
 from cloud.errors import CloudError
+from cloud.gpu_mounts import CREDENTIALS, cache_folder, key_file, require_seen, training_mounts
 from cloud.passed_on import PASSED_ON, refuse_secrets
 from cloud.source import ROOT
 
 _IMAGE = "jaxgpt:cuda"
-_INSIDE = Path("/jaxgpt")  # of the image: where the clone is
-_CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
+_STOP_SECONDS = 600  # that a training has for its last checkpoint
 # What docker says -> what that means. {image}: the one that was to run.
 _EXPLAINED = (
     (r"permission denied .*docker", "your account may not use Docker; sudo usermod -aG docker $USER, and log in again"),
-    (r"Cannot connect to the Docker daemon|daemon running", "Docker does not run here; sudo systemctl start docker"),
+    (r"(Cannot|failed to) connect to the [Dd]ocker", "Docker does not run here; sudo systemctl start docker"),
     (r"No such image", "there is no image {image}; cloud/gpu build makes it"),
     (
         r"could not select device driver|nvidia-container|known GPU vendor|CDI device",
@@ -41,7 +41,11 @@ def main(arguments: list[str]) -> int:
     one.add_argument("--tag", default=_IMAGE, help="name of the image (default: %(default)s)")
     one.add_argument("--gpus", default="all", help="how many, or device=0,2 (default: %(default)s)")
     one.add_argument(
-        "--volume", action="append", default=[], metavar="HERE:THERE", help="another folder for the container"
+        "--volume",
+        action="append",
+        default=[],
+        metavar="HERE:THERE",
+        help="another folder for the container",
     )
 
     one = command.add_command(commands, "slurm", slurm, takes_options=True)
@@ -64,34 +68,26 @@ def run(args: argparse.Namespace) -> None:
     """
     config = _config(args.config)
     refuse_secrets(args.options)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgpt"
+    key = key_file()
+    mounts = training_mounts(ROOT, config, key, args.volume)
+    require_seen(args.options, config, mounts)
     gpus = f'"{args.gpus}"' if "," in args.gpus else args.gpus  # docker takes it for a line of CSV
     start = ["docker", "run", "--rm", "--pull=never", f"--gpus={gpus}"]
-    volumes = [
-        f"{ROOT / 'runs'}:{_INSIDE / 'runs'}",
-        f"{ROOT / 'data'}:{_INSIDE / 'data'}:ro",
-        f"{cache}:/cache/jaxgpt",
-        f"{config}:{_INSIDE / 'config.yaml'}:ro",
-        *args.volume,
-    ]
-    passed_on = [*PASSED_ON]
-    key = Path(os.environ.get(_CREDENTIALS) or Path.home() / ".config/gcloud/application_default_credentials.json")
-    if key.is_file():
-        volumes.append(f"{key}:/credentials.json:ro")
-        passed_on.append(f"{_CREDENTIALS}=/credentials.json")
+    passed_on = [*PASSED_ON, *[f"{CREDENTIALS}=/credentials.json"] * (key is not None)]
     full = [
         *start,
         "--init",  # so that SIGTERM and Ctrl-C reach the training
+        f"--stop-timeout={_STOP_SECONDS}",
         "--ipc=host",  # NCCL's shared memory
         f"--user={os.getuid()}:{os.getgid()}",
-        *(f"--volume={volume}" for volume in volumes),
+        *(f"--volume={mount}" for mount in mounts),
         *(f"--env={name}" for name in passed_on),  # names without values: docker takes those from its environment
         args.tag,
         *("train", "--config", "config.yaml", *args.options),
     ]
     _ask_docker([*start, args.tag, "--version"], args.tag, args.dry_run)
     if not args.dry_run:
-        for folder in (ROOT / "runs", ROOT / "data", cache):  # docker would make them as root
+        for folder in (ROOT / "runs", ROOT / "data", cache_folder()):  # docker would make them as root
             folder.mkdir(parents=True, exist_ok=True)
     _become(full, args.dry_run)
 
@@ -133,7 +129,9 @@ def _ask_docker(command: Sequence[str], image: str, dry_run: bool) -> None:
         for pattern, meaning in _EXPLAINED:
             if re.search(pattern, said):
                 raise CloudError(meaning.format(image=image))
-        raise CloudError(f"{shlex.join(command)} ended with {done.returncode}: {said.splitlines()[-1] if said else ''}")
+        # The reason comes first, and where to find help last.
+        lines = [line for line in said.splitlines() if not line.startswith("WARNING")] or ["it did not say why"]
+        raise CloudError(f"{shlex.join(command)} ended with {done.returncode}: {lines[0]}")
 
 
 def _do(command: Sequence[str], dry_run: bool) -> None:

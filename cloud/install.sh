@@ -3,7 +3,9 @@
 #
 # TPU hosts, Slurm nodes, the Docker image and plain machines all install by it. It is over at once where VENV is up to
 # date, and mends what was stopped half-way: only a finished VENV has a stamp. The package runs from the source tree.
-# Exit codes: 1 it could not be installed, 2 something about the arguments has to change.
+# Whoever holds a shared lock on VENV.lock uses VENV, which is left as it is for so long. A uv on PATH is taken whatever
+# its version, since the packages are pinned. Exit codes: 1 it could not be installed, 2 something about the arguments has
+# to change.
 set -euo pipefail
 
 uv_version=0.13.9
@@ -26,7 +28,7 @@ step() { # what is done, command
     last=${last#"${last%%[![:space:]]*}"} # without what stands before its first word
     case $said in
         *"o space left"* | *"os error 28"* | *"uota exceeded"* | *"os error 122"*)
-            fail 1 "the disk of $venv is full; cuda needs 8 GB there, cpu and tpu 2 GB: free some, and run the same again"
+            fail 1 "the disk of $venv is full; cuda needs 8 GB there, half of it for uv's cache, cpu and tpu 2 GB: free some, and run the same again"
             ;;
         *"dns error"* | *"error sending request"* | *"ailed to fetch"* | *"ould not fetch"* | *"Retrying (Retry"*)
             fail 1 "$HOSTNAME could not fetch what it needs ($last); check its network, and run the same command again"
@@ -42,33 +44,42 @@ case $1 in
     tpu) requirements='requirements-tpu.txt' ;;
     *) fail 2 "$1 is no kind of machine; give cpu, cuda or tpu" ;;
 esac
+[ -n "$2" ] || fail 2 "VENV is empty; give a folder, as in cloud/install.sh $1 .venv-train"
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-mkdir -p "$(dirname "$2")"
-venv=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
+above=$(dirname "$2")
+said=$(mkdir -p "$above" 2>&1) || fail 2 "$2 can't be made (${said#mkdir: }); give a folder where you may write"
+[ -w "$above" ] || fail 2 "$2 can't be made, as you may not write to $above; give a folder where you may"
+venv=$(cd "$above" && pwd)/$(basename "$2")
 stamp=$venv/installed-from unfinished=$venv/unfinished
-
-exec 9>"$venv.lock"
-if ! flock --nonblock 9; then
-    echo "$venv is being installed by another process; waiting for it"
-    flock 9
-fi
-
 wanted=$(cd "$root" && {
     echo "$1 $root"
     cat cloud/install.sh requirements-train.txt "$requirements" constraints.txt pyproject.toml
 } | sha256sum)
-if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+
+leave_if_up_to_date() {
+    [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] || return 0
     echo "$venv is up to date"
     exit
+}
+
+# Also for reading, without which NFS gives no shared lock.
+{ exec 9<>"$venv.lock"; } 2>/dev/null || fail 2 "$venv.lock can't be opened; give another VENV, or mend its rights"
+if ! flock --shared --nonblock 9; then
+    echo "$venv is being installed by another process; waiting for it"
+    flock --shared 9
 fi
+leave_if_up_to_date
+if ! flock --nonblock 9; then
+    echo "$venv has other packages and is in use; waiting until it is not (give another VENV to go on at once)"
+    flock 9
+fi
+leave_if_up_to_date # by another one that waited
 if [ -e "$venv" ] && [ ! -e "$stamp" ] && [ ! -e "$unfinished" ] && [ -n "$(ls -A "$venv")" ]; then
     fail 2 "$venv is there, but not made by cloud/install.sh; give another folder, or remove that one"
 fi
-rm -rf "$venv.old"
-[ ! -e "$venv" ] || mv "$venv" "$venv.old" # at once: half of an environment without its stamp would not be known again
-rm -rf "$venv.old"
-mkdir "$venv"
-touch "$unfinished"
+mkdir -p "$venv"
+touch "$unfinished" # before anything goes: half of an environment would not be known again
+find "$venv/" -mindepth 1 -maxdepth 1 ! -name unfinished -exec rm -rf {} +
 
 uv=$(command -v uv || true)
 if [ -z "$uv" ]; then

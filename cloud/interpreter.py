@@ -1,15 +1,14 @@
 """A Python for the parts of the project that need more than Python's own library."""
 
 import importlib.util
-import os
 import sys
 
 from cloud.source import ROOT
 
 
 def python_that_has(package: str) -> str | None:
-    """The clone's own, made by `make .venv`, else the one that this runs in; None where neither has the package."""
-    own = ROOT / ".venv" / "bin" / "python"
-    if os.access(own, os.X_OK):
-        return str(own)
+    """That of `make .venv`, once it is through, else the one that this runs in; None where neither has the package."""
+    own = ROOT / ".venv"
+    if (own / "installed").is_file():
+        return str(own / "bin" / "python")
     return sys.executable if importlib.util.find_spec(package) else None

@@ -37,6 +37,20 @@ NOT_ALLOWED = (
     "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock: Get "
     '"http://%2Fvar%2Frun%2Fdocker.sock/v1.50/version": dial unix /var/run/docker.sock: connect: permission denied'
 )
+# As newer ones do.
+NO_SERVICE = (
+    "docker: failed to connect to the docker API at unix:///var/run/docker.sock; check if the path is correct and if "
+    "the daemon is running: dial unix /var/run/docker.sock: connect: no such file or directory\n\n"
+    "Run 'docker run --help' for more information"
+)
+NO_RIGHTS = (
+    "permission denied while trying to connect to the docker API at unix:///var/run/docker.sock\n\n"
+    "Run 'docker run --help' for more information"
+)
+NO_GPU = (
+    "WARNING: Error loading config file: /home/me/.docker/config.json\n"
+    "docker: Error response from daemon: no such device\n\nRun 'docker run --help' for more information"
+)
 NO_IMAGE = "docker: Error response from daemon: No such image: jaxgpt:cuda"
 NO_TOOLKIT = (
     'docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]]\n\n'
@@ -85,10 +99,11 @@ def test_build(docker: Docker) -> None:
 def _run(docker: Docker, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """In a process of its own, which becomes docker; the clone is `docker.folder`."""
     code = f"""
-import sys
+import os, sys
 from pathlib import Path
 from cloud import gpu_command
 gpu_command.ROOT = Path({str(docker.folder)!r})
+os.chdir({str(docker.folder)!r})
 sys.exit(gpu_command.main(sys.argv[1:]))
 """
     return subprocess.Popen(
@@ -103,7 +118,8 @@ sys.exit(gpu_command.main(sys.argv[1:]))
 
 def test_run_mounts_what_a_training_needs_and_writes_as_the_user(docker: Docker) -> None:
     options = ["--output", "runs/x", "--train.batch_size", "64"]
-    out, error = _run(docker, *options, "--volume", "/big:/big:ro").communicate(timeout=30)
+    (docker.folder / "big").mkdir()
+    out, error = _run(docker, *options, "--volume", "big:/big:ro").communicate(timeout=30)
     assert error == ""
     start = ["run", "--rm", "--pull=never", "--gpus=all"]
     folder = docker.folder
@@ -113,13 +129,14 @@ def test_run_mounts_what_a_training_needs_and_writes_as_the_user(docker: Docker)
         [
             *start,
             "--init",
+            "--stop-timeout=600",
             "--ipc=host",
             f"--user={os.getuid()}:{os.getgid()}",
             f"--volume={folder}/runs:/jaxgpt/runs",
             f"--volume={folder}/data:/jaxgpt/data:ro",
             f"--volume={folder}/home/.cache/jaxgpt:/cache/jaxgpt",
             f"--volume={CONFIG}:/jaxgpt/config.yaml:ro",
-            "--volume=/big:/big:ro",
+            f"--volume={folder}/big:/big:ro",
             *(f"--env={name}" for name in names),
             "jaxgpt:cuda",
             *("train", "--config", "config.yaml", *options),
@@ -138,6 +155,15 @@ def test_some_gpus_and_the_key_of_the_bucket(docker: Docker) -> None:
     assert '--gpus="device=0,2"' in call  # Docker reads it as a line of CSV
     assert f"--volume={key}:/credentials.json:ro" in call
     assert "--env=GOOGLE_APPLICATION_CREDENTIALS=/credentials.json" in call
+
+
+def test_relative_names_of_the_environment_are_no_volumes_of_dockers(docker: Docker) -> None:
+    (docker.folder / "key.json").touch()
+    _run(docker, GOOGLE_APPLICATION_CREDENTIALS="key.json", XDG_CACHE_HOME="cache").communicate(timeout=30)
+    call = docker.calls()[-1]
+    assert f"--volume={docker.folder}/cache/jaxgpt:/cache/jaxgpt" in call
+    assert f"--volume={docker.folder}/key.json:/credentials.json:ro" in call
+    assert (docker.folder / "cache" / "jaxgpt").is_dir()
 
 
 def test_a_secret_is_in_the_environment_alone(docker: Docker) -> None:
@@ -163,6 +189,9 @@ def test_a_signal_reaches_docker_and_its_exit_code_comes_back(docker: Docker) ->
     [
         (["build"], NO_DAEMON, "Docker does not run here; sudo systemctl start docker"),
         (["build"], NOT_ALLOWED, "your account may not use Docker; sudo usermod -aG docker $USER"),
+        (["build"], NO_SERVICE, "Docker does not run here; sudo systemctl start docker"),
+        (["build"], NO_RIGHTS, "your account may not use Docker; sudo usermod -aG docker $USER"),
+        (["run", "--config", CONFIG], NO_GPU, "ended with 1: docker: Error response from daemon: no such device"),
         (["run", "--config", CONFIG], NO_IMAGE, "there is no image jaxgpt:cuda; cloud/gpu build makes it"),
         (["run", "--config", CONFIG], NO_TOOLKIT, "Docker can't give GPUs to a container; install NVIDIA's driver"),
         (["run", "--config", CONFIG], "what is this", "jaxgpt:cuda --version ended with 1: what is this"),

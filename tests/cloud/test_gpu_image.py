@@ -75,7 +75,7 @@ def test_nothing_secret_or_large_is_sent() -> None:
 
 def test_it_is_pinned_small_and_nobody_is_root() -> None:
     (base,) = of("FROM")
-    assert re.fullmatch(r"python:3\.12\.\d+-slim-\w+", base)
+    assert re.fullmatch(r"python:3\.12\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
     kinds = [step.instruction for step in steps()]
     assert kinds.index("USER") > max(at for at, kind in enumerate(kinds) if kind in ("RUN", "COPY"))
     assert of("USER") == ["jaxgpt"]

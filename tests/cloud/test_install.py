@@ -1,5 +1,6 @@
 """cloud/install.sh: what it runs, and that nothing half-made is ever taken for an environment."""
 
+import fcntl
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from uv_stand_in import Uv, clone
 
+ROOT = Path(__file__).parents[2]
 # As uv and pip said it on a full disk, without a network, and for a package that there is not.
 FULL = "cause: failed to copy file from /a to /b: No space left on device (os error 28)"
 NO_NETWORK = "cause: error sending request for url (https://pypi.org/simple/jax/)\n  cause: dns error"
@@ -19,7 +21,22 @@ NO_NETWORK_PIP = (
 )
 NO_PACKAGE = "cause: Because there is no version of jax==9 and you require jax==9, your requirements are unsatisfiable."
 # What a small Linux has, and is used.
-_PROGRAMS = ["bash", "basename", "cat", "cp", "dirname", "env", "flock", "install", "ls", "mkdir", "mktemp", "mv", "rm"]
+_PROGRAMS = [
+    "bash",
+    "basename",
+    "cat",
+    "cp",
+    "dirname",
+    "env",
+    "find",
+    "flock",
+    "install",
+    "ls",
+    "mkdir",
+    "mktemp",
+    "mv",
+    "rm",
+]
 _PROGRAMS += ["sha256sum", "tail", "touch"]
 
 
@@ -129,6 +146,48 @@ def test_of_two_at_once_one_waits(machine: Machine) -> None:
     assert len(machine.uv.calls()) == 3
 
 
+def test_one_in_use_stays_until_it_is_not(machine: Machine) -> None:
+    assert machine.install()[0] == 0
+    with Path(f"{machine.venv}.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # as a training does
+        assert machine.install() == (0, f"{machine.venv} is up to date\n", "")
+        (machine.venv / "used").touch()
+        other = machine.start("tpu", str(machine.venv))
+        assert other.stdout is not None
+        assert other.stdout.readline().startswith(f"{machine.venv} has other packages and is in use; waiting until")
+        assert (machine.venv / "used").exists()
+        assert machine.is_finished
+    assert other.communicate(timeout=30)[0].endswith("has ok for tpu\n")
+    assert not (machine.venv / "used").exists()
+
+
+def test_nothing_beside_it_is_removed(machine: Machine) -> None:
+    """Not even what is named like something of ours."""
+    beside = machine.venv.with_name(f"{machine.venv.name}.old")
+    beside.mkdir()
+    (beside / "thesis.tex").touch()
+    assert machine.install()[0] == 0
+    assert machine.install("tpu", str(machine.venv))[0] == 0
+    assert (beside / "thesis.tex").is_file()
+
+
+def test_one_that_was_killed_while_the_old_one_went_is_made_anew(machine: Machine) -> None:
+    assert machine.install()[0] == 0
+    (machine.venv / "unfinished").touch()
+    (machine.venv / "installed-from").unlink()
+    assert machine.install()[0] == 0
+    assert machine.is_finished
+    assert not (machine.venv / "unfinished").exists()
+
+
+def test_git_sees_no_environment() -> None:
+    names = [".venv/bin/x", ".venv-cuda/bin/x", ".venv-cuda.lock", ".venv-train/x"]
+    done = subprocess.run(["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 128:
+        pytest.skip("this is no clone")
+    assert done.stdout.split() == names
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [
@@ -155,12 +214,24 @@ def test_what_fails_is_said_in_the_last_line(machine: Machine, said: str, told: 
     [
         (["cpu"], "1 arguments were given; two are needed"),
         (["gpu", "VENV"], "gpu is no kind of machine; give cpu, cuda or tpu"),
+        (["cpu", ""], "VENV is empty; give a folder, as in cloud/install.sh cpu .venv-train"),
+        (["cpu", "/dev/null/x/venv"], "/dev/null/x/venv can't be made (cannot create directory '/dev/null'"),
+        (["cpu", "/proc/self/venv"], "/proc/self/venv can't be made, as you may not write to /proc/self"),
     ],
 )
 def test_wrong_arguments(machine: Machine, arguments: list[str], told: str) -> None:
+    machine.environment["LC_ALL"] = "C"
     code, _, error = machine.install(*arguments)
     assert (code, len(error.splitlines())) == (2, 1)
-    assert told in error
+    assert error.startswith("error: ")
+    assert told in error.replace("‘", "'")
+    assert machine.uv.calls() == []
+
+
+def test_a_lock_that_can_not_be_opened(machine: Machine) -> None:
+    Path(f"{machine.venv}.lock").mkdir()
+    expected = f"error: {machine.venv}.lock can't be opened; give another VENV, or mend its rights\n"
+    assert machine.install() == (2, "", expected)
 
 
 def test_a_folder_of_somebody_elses_stays(machine: Machine) -> None:
