@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from cloud.buckets import ABORT_RULE, Bucket
+from cloud.buckets import Bucket, aborts
 from cloud.errors import CloudError
 from cloud.gcloud import Gcloud
 
 _MAY_WRITE = {"roles/storage.admin", "roles/storage.objectAdmin", "roles/storage.objectUser"}
 # What a bucket gives by default to whoever edits its project; the role of a new project's own service account.
 _LEGACY = {"roles/storage.legacyBucketOwner", "roles/storage.legacyObjectOwner"}
-_PROBE = {"jaxgpt": "probe"}
+_PROBE = "written by cloud/bucket check, and to be deleted"
+# Conditions of a rule that only holds for what was overwritten or deleted already.
+_OF_OLD_VERSIONS = {"numNewerVersions", "daysSinceNoncurrentTime", "noncurrentTimeBefore"}
 
 
 class Finding(NamedTuple):
@@ -36,10 +38,11 @@ def check(gcloud: Gcloud, bucket: Bucket) -> Iterator[Finding]:
         yield _region(bucket, described)
     yield _rights(gcloud, bucket)
     if described is not None:
-        yield _life_cycle(described)
+        yield _life_cycle(bucket, described)
         yield _soft_delete(bucket, described)
         yield _access(bucket, described)
     yield _service_account(gcloud, bucket)
+    yield _upload(gcloud)
 
 
 def _region(bucket: Bucket, described: dict[str, Any]) -> Finding:
@@ -53,34 +56,54 @@ def _region(bucket: Bucket, described: dict[str, Any]) -> Finding:
 def _rights(gcloud: Gcloud, bucket: Bucket) -> Finding:
     """Writes, reads and deletes an object."""
     url = f"{bucket.url}/.jaxgpt-probe-{os.getpid()}"
-    doing = "write"
+    troubles = []
     try:
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "probe.json"
-            file.write_text(json.dumps(_PROBE), encoding="utf-8")
-            gcloud.look("storage", "cp", str(file), url)
-        doing = "read"
-        found = gcloud.look("storage", "cat", url)
-        if found != _PROBE and not gcloud.dry_run:
-            return Finding("fail", "rights", f"{url} was written as {_PROBE} and read as {found}; try again")
-        doing = "delete"
-        gcloud.look("storage", "rm", url)
+            file = Path(folder) / "probe"
+            file.write_text(_PROBE, encoding="utf-8")
+            gcloud.text("storage", "cp", str(file), url)
     except CloudError as error:
-        left = "" if doing == "write" else f"; {url} is left there"
-        return Finding("fail", "rights", f"you can't {doing}: {error}{left}")
-    return Finding("ok", "rights", "you may write, read and delete")
+        return Finding("fail", "rights", f"you can't write: {error}")
+    try:
+        found = gcloud.text("storage", "cat", url)
+        if found != _PROBE and not gcloud.dry_run:
+            troubles.append(f"{url} was written as {_PROBE!r} and read as {found!r}; try again")
+    except CloudError as error:
+        troubles.append(f"you can't read: {error}")
+    finally:
+        try:
+            gcloud.text("storage", "rm", url)
+        except CloudError as error:
+            troubles.append(f"you can't delete: {error}; {url} is left there")
+    return Finding("fail" if troubles else "ok", "rights", "; ".join(troubles) or "you may write, read and delete")
 
 
-def _life_cycle(described: dict[str, Any]) -> Finding:
+def _life_cycle(bucket: Bucket, described: dict[str, Any]) -> Finding:
     rules = (described.get("lifecycle_config") or {}).get("rule", [])
     deleting = [rule["condition"] for rule in rules if rule["action"]["type"] == "Delete"]
-    everywhere = [one for one in deleting if not one.get("matchesPrefix") and not one.get("matchesSuffix")]
+    everywhere = [one for one in deleting if _deletes_everywhere(one)]
     if everywhere:
-        return Finding("warn", "life cycle", f"deletes pages and checkpoints, too: {json.dumps(everywhere)}; see to it")
-    told = "".join(f"; deletes {', '.join(one['matchesPrefix'])} after {one.get('age')} days" for one in deleting)
-    if not any(rule["action"] == ABORT_RULE["action"] for rule in rules):
+        return Finding(
+            "warn",
+            "life cycle",
+            f"deletes pages and checkpoints, too, where {json.dumps(everywhere)}; if that is not meant, gcloud storage "
+            f"buckets update {bucket.url} --clear-lifecycle, and cloud/bucket create",
+        )
+    told = "".join(f"; deletes {_what(one)}" for one in deleting)
+    if not aborts(rules):
         return Finding("warn", "life cycle", f"keeps broken uploads, which cost; cloud/bucket create mends it{told}")
     return Finding("ok", "life cycle", f"broken uploads are removed{told}")
+
+
+def _deletes_everywhere(condition: dict[str, Any]) -> bool:
+    of_old_versions = condition.get("isLive") is False or _OF_OLD_VERSIONS & condition.keys()
+    return not (of_old_versions or condition.get("matchesPrefix") or condition.get("matchesSuffix"))
+
+
+def _what(condition: dict[str, Any]) -> str:
+    if condition.keys() == {"age", "matchesPrefix"}:
+        return f"{', '.join(condition['matchesPrefix'])} after {condition['age']} days"
+    return f"where {json.dumps(condition)}"
 
 
 def _soft_delete(bucket: Bucket, described: dict[str, Any]) -> Finding:
@@ -111,9 +134,11 @@ def _service_account(gcloud: Gcloud, bucket: Bucket) -> Finding:
     """Whether the account that the TPU's hosts act as may use it, by the rules of the bucket and of the project."""
     try:
         project = _project(gcloud)
-        described = gcloud.look("projects", "describe", project) or {}
-        account = gcloud.settings.service_account
-        account = account or f"{described.get('projectNumber')}-compute@developer.gserviceaccount.com"
+        described = gcloud.look("projects", "describe", project)
+        if described is None and not gcloud.dry_run:
+            raise CloudError(f"there is no project {project}; put another PROJECT=… into cloud/settings.env")
+        number = (described or {}).get("projectNumber")
+        account = gcloud.settings.service_account or f"{number}-compute@developer.gserviceaccount.com"
         member = f"serviceAccount:{account}"
         of_bucket = gcloud.look("storage", "buckets", "get-iam-policy", bucket.url)
         of_project = gcloud.look("projects", "get-iam-policy", project)
@@ -132,6 +157,19 @@ def _service_account(gcloud: Gcloud, bucket: Bucket) -> Finding:
         f"{account}, which the TPU's hosts act as, has no right to write that can be seen; gcloud storage buckets "
         f"add-iam-policy-binding {bucket.url} --member={member} --role=roles/storage.objectUser",
     )
+
+
+def _upload(gcloud: Gcloud) -> Finding:
+    """Whether there is the login of programs, which is another one than gcloud's own."""
+    try:
+        gcloud.text("auth", "application-default", "print-access-token")
+    except CloudError:
+        return Finding(
+            "warn",
+            "upload",
+            "cloud/bucket upload has a login of its own, and there is none; gcloud auth application-default login",
+        )
+    return Finding("ok", "upload", "cloud/bucket upload has a login")
 
 
 def _project(gcloud: Gcloud) -> str:

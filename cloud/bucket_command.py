@@ -1,12 +1,13 @@
-"""`cloud/bucket create`, `check`, `upload`, `size` and `logging`."""
+"""`cloud/bucket create`, `check`, `upload`, `size` and `worker-logs`."""
 
 import argparse
+import math
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-from cloud import command, worker_logs
+from cloud import command
 from cloud.bucket_check import check as findings
 from cloud.bucket_prices import ACROSS_REGIONS_USD, as_size, monthly_cost
 from cloud.buckets import ABORT_RULE, Bucket, expire_rule
@@ -15,9 +16,10 @@ from cloud.gcloud import Gcloud
 from cloud.interpreter import python_that_has
 from cloud.settings import load_settings
 from cloud.source import ROOT
+from cloud.worker_logs import show, turn_off, turn_on
 
 _GB = 10**9
-_FORCE = "though the bucket is not in the region of the zone, which costs with each reading"
+_FORCE = "go on where the bucket is not in the region of the zone, though each reading then costs"
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +42,7 @@ def main(arguments: list[str]) -> int:
 
     command.add_command(commands, "size", size)
 
-    one = command.add_command(commands, "logging", logging)
+    one = command.add_command(commands, "worker-logs", worker_logs)
     one.add_argument("state", choices=("off", "on", "show"))
     return command.main(parser, arguments)
 
@@ -49,14 +51,14 @@ def create(args: argparse.Namespace) -> None:
     """Make the bucket in the region of the zone, and say what it will cost; one that is there stays as it is."""
     gcloud = _gcloud(args)
     bucket, own = Bucket(gcloud), gcloud.settings
-    region = args.region or own.region
+    region = (args.region or own.region).lower()
     rules = [ABORT_RULE, *_expire_rules(args)]
     if region != own.region and not args.force:
         raise CloudError(
             f"--region {region} is not that of the zone, {own.region}, and reading across regions costs at least "
             f"${ACROSS_REGIONS_USD:.2f} per GiB; leave it out, choose a ZONE there, or give --force"
         )
-    if args.gb < 0:
+    if not 0 <= args.gb < math.inf:
         raise CloudError(f"--gb is {args.gb:g}; give 0 or more")
     described = bucket.describe()
     if described is None:
@@ -87,12 +89,15 @@ def upload(args: argparse.Namespace) -> int:
     bucket, folder = Bucket(gcloud), args.folder.resolve()
     if not (folder / "manifest.json").is_file():
         raise CloudError(f"{folder} has no manifest.json; data_prep/make_tfrecords.py makes finished pages, which have")
+    name = (args.name or folder.name).rstrip("/")
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise CloudError(f"--name is {args.name!r}; give a folder in {bucket.url}, as in corpora/{folder.name}")
     described = bucket.describe()
     if described is not None:
         bucket.require_near(described, args.force)
     elif not args.dry_run:
         raise CloudError(f"{bucket.url} does not exist; cloud/bucket create makes it")
-    url = f"{bucket.url}/{args.name or folder.name}"
+    url = f"{bucket.url}/{name}"
     python = python_that_has("gcsfs")
     if python is None and not args.dry_run:
         raise CloudError(f"{sys.executable} lacks gcsfs; make .venv in {ROOT} makes an environment that has it")
@@ -124,9 +129,9 @@ def size(args: argparse.Namespace) -> None:
     print(f"it costs {monthly_cost(rows[-1][2], described['location'])}")
 
 
-def logging(args: argparse.Namespace) -> None:
+def worker_logs(args: argparse.Namespace) -> None:
     """Stop, start or show the storing of TPU workers' logs in Cloud Logging, which is paid for."""
-    {"off": worker_logs.turn_off, "on": worker_logs.turn_on, "show": worker_logs.show}[args.state](_gcloud(args))
+    {"off": turn_off, "on": turn_on, "show": show}[args.state](_gcloud(args))
 
 
 def _gcloud(args: argparse.Namespace) -> Gcloud:

@@ -2,16 +2,18 @@
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cloud.bucket_prices import ACROSS_REGIONS_USD
 from cloud.errors import CloudError
 from cloud.gcloud import Gcloud
+from jaxgpt.data.regions import is_around, is_in
 
 Nearness = Literal["same", "around", "elsewhere"]
 _BUCKETS = ("storage", "buckets")
-_CONTINENTS = {"us": "us-", "eu": "europe-", "asia": "asia-"}  # multi-regions and how their regions begin
+_LIST_SECONDS = 1800.0  # of some million objects
 # Parts of uploads that were broken off are invisible, and paid for.
 ABORT_RULE: dict[str, Any] = {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}}
 
@@ -45,10 +47,8 @@ class Bucket:
 
     def nearness(self, described: dict[str, Any]) -> Nearness:
         """same: it has the zone's region; around: it is a multi-region there, from which reading costs, too."""
-        region, location = self._settings.region, described["location"].lower()
-        if region in (location, *(name.lower() for name in described.get("data_locations", []))):
-            return "same"
-        return "around" if location in _CONTINENTS and region.startswith(_CONTINENTS[location]) else "elsewhere"
+        where = (self._settings.region, described["location"], described.get("data_locations", []))
+        return "same" if is_in(*where) else "around" if is_around(*where) else "elsewhere"
 
     def where(self, described: dict[str, Any]) -> str:
         """The two places in a clause, with what reading from the one in the other costs."""
@@ -78,22 +78,27 @@ class Bucket:
             )
 
     def add_rules(self, described: dict[str, Any], rules: list[dict[str, Any]]) -> bool:
-        """Adds to its life cycle what it lacks of these; others stay, but one of the same prefix is replaced.
+        """Adds to its life cycle what it lacks of these; False where it lacks none.
 
-        False where it lacks none.
+        Other rules stay: of those that end broken uploads the first, and only an `expire_rule` gives way to another one
+        of its prefix.
         """
         there = (described.get("lifecycle_config") or {}).get("rule", [])
-        if all(rule in there for rule in rules):
+        new = [rule for rule in rules if rule not in there and not (rule == ABORT_RULE and aborts(there))]
+        if not new:
             return False
-        kept = [rule for rule in there if not any(_same_target(rule, new) for new in rules)]
+        replaced = [rule for rule in there if any(_replaces(one, rule) for one in new)]
+        for rule in replaced:
+            print(f"replaced in the life cycle: {json.dumps(rule)}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            file = _write_rules(folder, kept + rules)
+            file = _write_rules(folder, [rule for rule in there if rule not in replaced] + new)
             self._gcloud.change(*_BUCKETS, "update", self.url, f"--lifecycle-file={file}")
         return True
 
     def contents(self) -> dict[str, Content] | None:
         """By top folder, in order; "" is what lies above all of them. None where there is no bucket."""
-        found = self._gcloud.look("storage", "objects", "list", f"{self.url}/**")
+        command = ("storage", "objects", "list", f"{self.url}/**")
+        found = self._gcloud.look(*command, fields="name,size", seconds=_LIST_SECONDS)
         if found is None:
             return None
         folders: dict[str, Content] = {}
@@ -104,14 +109,20 @@ class Bucket:
         return dict(sorted(folders.items()))
 
 
-def _same_target(rule: dict[str, Any], other: dict[str, Any]) -> bool:
-    prefix, other_prefix = (one["condition"].get("matchesPrefix") for one in (rule, other))
-    return bool(rule["action"] == other["action"] and prefix == other_prefix)
+def aborts(rules: Iterable[dict[str, Any]]) -> bool:
+    """Whether one of them ends broken uploads, after however long."""
+    return any(rule["action"] == ABORT_RULE["action"] for rule in rules)
+
+
+def _replaces(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Whether they differ in the age alone; a rule with other conditions is another one, and somebody else's."""
+    same_kind = old["action"] == new["action"] and old["condition"].keys() == new["condition"].keys()
+    return bool(same_kind and old["condition"].get("matchesPrefix") == new["condition"].get("matchesPrefix"))
 
 
 def _write_rules(folder: str, rules: list[dict[str, Any]]) -> Path:
     content = json.dumps({"rule": rules})
-    print(f"life cycle: {content}", flush=True)
     file = Path(folder) / "lifecycle.json"
     file.write_text(content, encoding="utf-8")
+    print(f"{file}: {content}", flush=True)
     return file

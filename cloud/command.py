@@ -43,6 +43,11 @@ def main(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     except CloudError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return _MISTAKE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        said = f"{where}{error.strerror or error}; mend that, and give the same command again"
+        print(f"error: {said}", file=sys.stderr, flush=True)
+        return _MISTAKE
     except KeyboardInterrupt:
         print("interrupted; what was begun stays, and the same command may be given again", file=sys.stderr, flush=True)
         return _INTERRUPTED

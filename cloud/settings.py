@@ -88,7 +88,14 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
 def _read(file: Path, known: list[str]) -> dict[str, str]:
     values: dict[str, str] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = file.read_bytes().decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise CloudError(
+            f"{file}:{number}: {error.object[error.start]:#x} is not UTF-8; save the file as that"
+        ) from None
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, equals, value = line.strip().partition("=")

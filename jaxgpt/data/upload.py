@@ -8,16 +8,13 @@ from tqdm import tqdm
 
 from jaxgpt.data.manifest import FILE, load_manifest
 from jaxgpt.data.records import crc32c_of_file
+from jaxgpt.data.regions import is_around, is_in
 from jaxgpt.data.storage import Remote, UnreachableError, find_below, in_threads, is_remote, locations, send
 from jaxgpt.errors import UserError
 from jaxgpt.progress import progress_bar
 
 _TRIES = 4
 _PAUSE_S = 2.0  # before the second try; twice as long before each further one
-
-# What a multi-region contains, by the beginning of the regions' names.
-_MULTI_REGIONS = {"us": "us-", "eu": "europe-", "asia": "asia-"}
-_NOT_IN_EU = ("europe-west2", "europe-west6")  # London and Zurich
 
 
 @dataclass(frozen=True)
@@ -100,11 +97,8 @@ def _files_of(folder: Path) -> list[_File]:
 
 def _check_region(url: str, region: str) -> None:
     wanted, found = region.lower(), locations(url)
-    if wanted in found:
-        return
-    # The location of a dual-region may be a multi-region's name, but it is only in its own two regions.
-    prefix = _MULTI_REGIONS.get(found[0]) if len(found) == 1 else None
-    if prefix and wanted.startswith(prefix) and not (found[0] == "eu" and wanted in _NOT_IN_EU):
+    location, *named = found
+    if is_in(wanted, location, named) or is_around(wanted, location, named):
         return
     raise UserError(
         f"{url}: the bucket is in {' / '.join(found)}, not in {wanted}, and reading across regions costs money; "

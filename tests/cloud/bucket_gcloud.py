@@ -37,6 +37,10 @@ TAKEN = (
     "system. Please select a different name and try again."
 )
 QUOTA = "HTTPError 429: Quota exceeded for quota metric 'Bucket creation requests' of service 'storage.googleapis.com'."
+NO_LOGIN_OF_PROGRAMS = (
+    "Your default credentials were not found. To set up Application Default Credentials, see "
+    "https://cloud.google.com/docs/authentication/external/set-up-adc for more information."
+)
 NO_BILLING = "HTTPError 403: The billing account for the owning project is disabled in state absent"
 EMPTY: dict[str, Any] = {
     "calls": [],  # command lines
@@ -47,6 +51,7 @@ EMPTY: dict[str, Any] = {
     "exclusions": [],  # of the sink _Default
     "project": {"projectId": "my-project", "projectNumber": "123456"},
     "project_policy": {"bindings": []},
+    "token": "ya29.hush",  # of the application-default login
 }
 
 
@@ -158,8 +163,9 @@ def _bucket_policy(world: dict[str, Any], words: list[str], options: Options) ->
 def _list(world: dict[str, Any], words: list[str], options: Options) -> Said:
     _bucket(world, words[0])
     begin = words[0].removesuffix("**")
+    assert options["format"] == "json(name,size)", "all that is known of each object is much"
     entries = [
-        {"name": url.removeprefix(begin), "size": len(text), "storage_class": "STANDARD", "storage_url": f"{url}#1"}
+        {"name": url.removeprefix(begin), "size": len(text)}
         for url, text in sorted(world["objects"].items())
         if url.startswith(begin)
     ]
@@ -180,7 +186,8 @@ def _of_object(world: dict[str, Any], url: str) -> None:
 
 def _cat(world: dict[str, Any], words: list[str], options: Options) -> Said:
     _of_object(world, words[0])
-    return world["objects"][words[0]], ""
+    # What gcloud has no resources to show of is an empty list, and that follows the object's own bytes.
+    return world["objects"][words[0]] + ("[]\n" if options.get("format") == "json" else ""), ""
 
 
 def _rm(world: dict[str, Any], words: list[str], options: Options) -> Said:
@@ -197,16 +204,29 @@ def _describe_sink(world: dict[str, Any], words: list[str], options: Options) ->
 def _update_sink(world: dict[str, Any], words: list[str], options: Options) -> Said:
     assert words == ["_Default"]
     if added := options.get("add-exclusion"):
-        values = dict(part.partition("=")[::2] for part in re.split(r",(?=\w+=)", added))
+        values = _exclusion(added)
         if any(one["name"] == values["name"] for one in world["exclusions"]):
             raise _FailError(f"ALREADY_EXISTS: Exclusion {values['name']} already exists")
         world["exclusions"] = [*world["exclusions"], values]
+    if updated := options.get("update-exclusion"):
+        values = _exclusion(updated)
+        (found,) = (one for one in world["exclusions"] if one["name"] == values["name"])
+        found.update(values)
     if removed := options.get("remove-exclusions"):
         world["exclusions"] = [one for one in world["exclusions"] if one["name"] not in removed.split(",")]
     return None, "Updated [https://logging.googleapis.com/v2/projects/my-project/sinks/_Default].\n"
 
 
+def _exclusion(text: str) -> dict[str, Any]:
+    values: dict[str, Any] = dict(part.partition("=")[::2] for part in re.split(r",(?=\w+=)", text))
+    if "disabled" in values:
+        values["disabled"] = bool(values["disabled"])  # so `disabled=false` disables it
+    return values
+
+
 def _project(world: dict[str, Any], words: list[str], options: Options) -> Said:
+    if words[0] != world["project"]["projectId"]:
+        raise _FailError(f"NOT_FOUND: Project '{words[0]}' was not found or deleted.")
     return world["project"], ""
 
 
@@ -218,7 +238,14 @@ def _configured(world: dict[str, Any], words: list[str], options: Options) -> Sa
     return (world["project"]["projectId"], "") if world["project"] else ([], "(unset)\n")
 
 
+def _login_of_programs(world: dict[str, Any], words: list[str], options: Options) -> Said:
+    if not world["token"]:
+        raise _FailError(NO_LOGIN_OF_PROGRAMS)
+    return f"{world['token']}\n", ""
+
+
 COMMANDS = {
+    "auth application-default print-access-token": _login_of_programs,
     "storage buckets describe": _describe,
     "storage buckets create": _create,
     "storage buckets update": _update,

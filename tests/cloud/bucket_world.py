@@ -21,11 +21,11 @@ class Cloud:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.settings, self.state = folder / "settings.env", folder / "world.json"
         self.settings.write_text(SETTINGS)
-        program = folder / "bin" / "gcloud"
-        program.parent.mkdir()
-        program.write_text(_GCLOUD)
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+        self.program = folder / "bin" / "gcloud"
+        self.program.parent.mkdir()
+        self.program.write_text(_GCLOUD)
+        self.program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{self.program.parent}:{os.environ['PATH']}")
         monkeypatch.setenv("BUCKET_GCLOUD", str(self.state))
         monkeypatch.setenv("JAXGPT_SETTINGS", str(self.settings))
 

@@ -44,6 +44,7 @@ def test_a_bucket_that_is_fit(made: Cloud, capsys: pytest.CaptureFixture[str]) -
         "ok    soft delete: off",
         "ok    access: not public, and the same for all objects",
         f"ok    hosts: {HOSTS} may write",
+        "ok    upload: cloud/bucket upload has a login",
     ]
     assert made["objects"] == {}
 
@@ -62,7 +63,8 @@ def test_a_bucket_that_is_not_there(cloud: Cloud, capsys: pytest.CaptureFixture[
         (
             {"lifecycle_config": {"rule": [{"action": {"type": "Delete"}, "condition": {"age": 9}}]}},
             "life cycle",
-            'warn deletes pages and checkpoints, too: [{"age": 9}]',
+            'warn deletes pages and checkpoints, too, where [{"age": 9}]; if that is not meant, gcloud storage buckets '
+            "update gs://mine --clear-lifecycle, and cloud/bucket create",
             0,
         ),
         (
@@ -85,6 +87,37 @@ def test_what_is_not_as_it_should_be(
     assert [name for name, line in lines.items() if not line.startswith("ok")] == [what]
 
 
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ({"age": 9, "matchesPrefix": ["tmp/", "old/"]}, "deletes tmp/, old/ after 9 days"),
+        ({"matchesSuffix": [".tmp"]}, 'deletes where {"matchesSuffix": [".tmp"]}'),
+        ({"matchesPrefix": ["tmp/"]}, 'deletes where {"matchesPrefix": ["tmp/"]}'),
+        ({"age": 9, "isLive": False}, 'deletes where {"age": 9, "isLive": false}'),
+        ({"numNewerVersions": 3}, 'deletes where {"numNewerVersions": 3}'),
+    ],
+)
+def test_rules_that_spare_pages(
+    made: Cloud, condition: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    abort = {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 14}}
+    made.change_bucket(lifecycle_config={"rule": [{"action": {"type": "Delete"}, "condition": condition}, abort]})
+    assert main(["check"]) == 0
+    assert _lines(capsys.readouterr().out)["life cycle"] == f"ok broken uploads are removed; {said}"
+
+
+def test_a_bucket_without_the_login_that_uploads(made: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 0
+    out = capsys.readouterr().out
+    assert "ok upload" in " ".join(out.split())
+    assert "ya29" not in out
+    made.change(token="")
+    assert main(["check"]) == 0
+    assert _lines(capsys.readouterr().out)["upload"] == (
+        "warn cloud/bucket upload has a login of its own, and there is none; gcloud auth application-default login"
+    )
+
+
 @pytest.mark.parametrize(("command", "doing"), [("cp", "write"), ("cat", "read"), ("rm", "delete")])
 def test_rights_that_are_lacking(made: Cloud, command: str, doing: str, capsys: pytest.CaptureFixture[str]) -> None:
     right = {"cp": "create", "cat": "get", "rm": "delete"}[command]
@@ -97,7 +130,7 @@ def test_rights_that_are_lacking(made: Cloud, command: str, doing: str, capsys: 
     assert main(["check"]) == 1
     line = _lines(capsys.readouterr().out)["rights"]
     assert line.startswith(f"fail you can't {doing}: your account may not use gs://mine")
-    assert ("is left there" in line) == (len(made["objects"]) == 1) == (command != "cp")
+    assert ("is left there" in line) == (len(made["objects"]) == 1) == (command == "rm")
 
 
 @pytest.mark.parametrize(
@@ -126,6 +159,22 @@ def test_the_account_of_the_hosts(
     line = _lines(capsys.readouterr().out)["hosts"]
     assert line.startswith(f"{state} {HOSTS}")
     assert ("--role=roles/storage.objectUser" in line) == (state == "warn")
+
+
+def test_a_probe_that_comes_back_as_something_else(made: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    cat = made.program.read_text()
+    made.program.write_text(cat.replace('return world["objects"][words[0]] +', 'return "x" +'))
+    assert main(["check"]) == 1
+    assert "and read as 'x'; try again" in _lines(capsys.readouterr().out)["rights"]
+    assert made["objects"] == {}
+
+
+def test_a_project_that_is_not_there(made: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    made.settings.write_text(SETTINGS.replace("my-project", "none-such"))
+    assert main(["check"]) == 0
+    out = capsys.readouterr().out
+    assert "can't be seen: there is no project none-such; put another PROJECT=…" in _lines(out)["hosts"]
+    assert "None-compute" not in out
 
 
 def test_the_account_of_the_settings_and_a_policy_that_is_hidden(

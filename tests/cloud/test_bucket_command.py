@@ -1,5 +1,9 @@
 """cloud/bucket against a stand-in for gcloud: what it makes, refuses, copies and costs."""
 
+import errno
+import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +17,9 @@ from bucket_world import SETTINGS, Cloud
 
 from cloud.bucket_command import main
 from cloud.bucket_prices import as_size, monthly_cost
+from cloud.errors import CloudError
+from cloud.gcloud import Gcloud
+from cloud.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 ABORT = {"action": {"type": "AbortIncompleteMultipartUpload"}, "condition": {"age": 1}}
@@ -51,13 +58,31 @@ def test_made_again_it_stays_as_it_is(made: Cloud, capsys: pytest.CaptureFixture
     assert "500 GB in it cost about $9.31 a month" in out
 
 
-def test_the_life_cycle_is_extended_and_what_a_user_set_stays(made: Cloud) -> None:
-    users = {"action": {"type": "Delete"}, "condition": {"age": 30, "matchesPrefix": ["tmp/"]}}
-    made.change_bucket(lifecycle_config={"rule": [users]})
+def _deletes(**condition: Any) -> dict[str, Any]:
+    return {"action": {"type": "Delete"}, "condition": condition}
+
+
+def test_the_life_cycle_is_extended_and_what_a_user_set_stays(made: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+    users = [
+        _deletes(age=30, matchesPrefix=["tmp/"]),
+        _deletes(age=30, matchesPrefix=["runs/old/"], matchesSuffix=[".tmp"]),
+        _deletes(matchesPrefix=["runs/old/"], isLive=False),
+    ]
+    made.change_bucket(lifecycle_config={"rule": users})
     for days in ("9", "7"):
         assert main(["create", "--expire-days", days, "--expire-prefix", "runs/old/"]) == 0
-    ours = {"action": {"type": "Delete"}, "condition": {"age": 7, "matchesPrefix": ["runs/old/"]}}
-    assert made.bucket["lifecycle_config"]["rule"] == [users, ABORT, ours]
+    assert made.bucket["lifecycle_config"]["rule"] == [*users, ABORT, _deletes(age=7, matchesPrefix=["runs/old/"])]
+    replaced = [line for line in capsys.readouterr().out.splitlines() if line.startswith("replaced in the life cycle")]
+    assert [json.loads(line.partition(": ")[2]) for line in replaced] == [_deletes(age=9, matchesPrefix=["runs/old/"])]
+
+
+def test_another_age_of_the_rule_for_broken_uploads_stays(made: Cloud) -> None:
+    users = {**ABORT, "condition": {"age": 14}}
+    made.change_bucket(lifecycle_config={"rule": [users]})
+    assert main(["create"]) == 0
+    assert made.calls("storage buckets update") == []
+    assert main(["create", "--expire-days", "7", "--expire-prefix", "x/"]) == 0
+    assert made.bucket["lifecycle_config"]["rule"] == [users, _deletes(age=7, matchesPrefix=["x/"])]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +93,8 @@ def test_the_life_cycle_is_extended_and_what_a_user_set_stays(made: Cloud) -> No
         (["--expire-prefix", "runs/"], "--expire-days is None and --expire-prefix runs/; give both"),
         (["--expire-days", "0", "--expire-prefix", "runs/"], "--expire-days is 0; give 1 or more"),
         (["--gb", "-1"], "--gb is -1; give 0 or more"),
+        (["--gb", "nan"], "--gb is nan; give 0 or more"),
+        (["--gb", "inf"], "--gb is inf; give 0 or more"),
     ],
 )
 def test_wrong_arguments_are_refused(
@@ -76,6 +103,11 @@ def test_wrong_arguments_are_refused(
     assert main(["create", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert cloud["buckets"] == {}
+
+
+def test_a_region_may_be_written_as_google_does(cloud: Cloud) -> None:
+    assert main(["create", "--region", "US-CENTRAL1"]) == 0
+    assert cloud.bucket["location"] == "US-CENTRAL1"
 
 
 def test_another_region_is_possible_by_force(cloud: Cloud) -> None:
@@ -90,8 +122,10 @@ def test_another_region_is_possible_by_force(cloud: Cloud) -> None:
         ("EUROPE-WEST4", [], 2, "gs://mine is in europe-west4 and the zone us-central1-a in us-central1"),
         ("US", [], 0, "warning: gs://mine is in us and the zone us-central1-a in us-central1"),
         ("EU", [], 2, "gs://mine is in eu and the zone us-central1-a"),
-        ("NAM4", ["US-CENTRAL1", "US-EAST1"], 0, ""),
-        ("EUR4", ["EUROPE-NORTH1", "EUROPE-WEST4"], 2, "gs://mine is in eur4"),
+        ("NAM4", [], 0, ""),  # whose regions gcloud does not tell
+        ("EUR4", [], 2, "gs://mine is in eur4"),
+        ("US", ["US-CENTRAL1", "US-WEST1"], 0, ""),
+        ("US", ["US-EAST1", "US-WEST1"], 2, "gs://mine is in us and the zone"),
     ],
 )
 def test_a_bucket_elsewhere_is_refused(
@@ -112,7 +146,7 @@ def test_a_bucket_elsewhere_is_refused(
     [
         (LOGGED_OUT, "nobody is logged in; gcloud auth login"),
         (NO_PROJECT, "no project is set; put PROJECT=…"),
-        (QUOTA, "your project has no quota"),
+        (QUOTA, "Cloud Storage takes so many requests of your project in a minute, and these were more; wait"),
         (NO_BILLING, "the project has no billing account that pays"),
         ("HTTPError 401: Invalid Credentials", "your login is not valid any more; gcloud auth login"),
         (
@@ -147,6 +181,14 @@ def test_without_gcloud_or_a_bucket_in_the_settings(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["create"]) == 2
     assert "gcloud is not installed" in capsys.readouterr().err
+    (tmp_path / "gcloud").write_text("")
+    assert main(["create"]) == 2  # a look …
+    assert "gcloud does not start (Permission denied); https://cloud.google.com/sdk" in capsys.readouterr().err
+    (tmp_path / "gcloud").write_bytes(b"\x7fELF")
+    (tmp_path / "gcloud").chmod(0o755)
+    with pytest.raises(CloudError, match=r"gcloud does not start \(Exec format error\)"):  # … and a change
+        Gcloud(load_settings(), dry_run=False).change("storage", "buckets", "create", "gs://mine")
+    capsys.readouterr()
     cloud.settings.write_text("ZONE=us-central1-a\n")
     assert main(["size"]) == 2
     assert "BUCKET is empty" in capsys.readouterr().err
@@ -177,27 +219,13 @@ def test_prices() -> None:
     assert [as_size(n) for n in (1023, 1536, 5 << 30, 1 << 50)] == ["1,023 bytes", "1.5 KiB", "5.0 GiB", "1,024.0 TiB"]
 
 
-def test_the_logs_of_workers(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
-    others = {"name": "mine", "filter": "a=b"}
-    cloud.change(exclusions=[others])
-    for state, said in (("show", "are on, and cost"), ("off", "are not stored"), ("off", "are off already")):
-        assert main(["logging", state]) == 0
-        assert said in capsys.readouterr().out
-    assert [one["filter"] for one in cloud["exclusions"]] == ["a=b", 'resource.type="tpu_worker"']
-    for state, said in (("show", "are off"), ("on", "are stored and cost $0.50 per GiB"), ("on", "are on already")):
-        assert main(["logging", state]) == 0
-        assert said in capsys.readouterr().out
-    assert cloud["exclusions"] == [others]
-    assert len(cloud.calls("logging sinks update")) == 2
-
-
 DRY = (
     ["create"],
     ["create", "--expire-days", "7", "--expire-prefix", "runs/old/"],
     ["check"],
     ["size"],
-    ["logging", "off"],
-    ["logging", "on"],
+    ["worker-logs", "off"],
+    ["worker-logs", "on"],
 )
 
 
@@ -214,7 +242,22 @@ def test_a_dry_run_prints_commands_and_needs_no_gcloud(cloud: Cloud, tmp_path: P
     assert time.monotonic() - begun < 2
     assert "$ gcloud " in done.stdout
     assert "from now on" not in done.stdout
+    for file in re.findall(r"--lifecycle-file=(\S+)", done.stdout):
+        (rules,) = [line.partition(": ")[2] for line in done.stdout.splitlines() if line.startswith(f"{file}: ")]
+        assert json.loads(rules)["rule"][0] == ABORT
     assert not cloud.state.exists()
+
+
+def test_a_full_disk_is_a_sentence(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Path, *args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["create"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("lifecycle.json: No space left on device; mend that, and give the same command again")
 
 
 def _pages(folder: Path) -> Path:
@@ -232,6 +275,11 @@ def test_an_upload_that_can_not_be(cloud: Cloud, tmp_path: Path, capsys: pytest.
     assert main(["create", "--region", "europe-west4", "--force"]) == 0
     assert main(["upload", str(pages)]) == 2
     assert "costs $0.02 per GiB" in capsys.readouterr().err
+    for name in ("/x", "../../y", "gs://other/z", "a/../../y", "a//b", "/"):
+        assert main(["upload", str(pages), "--name", name, "--dry-run"]) == 2
+        assert f"--name is {name!r}; give a folder in gs://mine, as in corpora/my_pages" in capsys.readouterr().err
+    assert main(["upload", str(pages), "--name", "corpora/x/", "--dry-run"]) == 0
+    assert f"-m data_prep.upload_pages {pages} gs://mine/corpora/x\n" in capsys.readouterr().out
     assert main(["upload", str(pages), "--dry-run"]) == 0
     assert f"-m data_prep.upload_pages {pages} gs://mine/my_pages" in capsys.readouterr().out
 

@@ -66,6 +66,13 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, expecte
         load(tmp_path, text)
 
 
+def test_a_file_of_another_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "settings.env"
+    file.write_bytes("ZONE=us-central1-a\n# für uns\n".encode("latin-1"))
+    with pytest.raises(CloudError, match=r"settings.env:2: 0xfc is not UTF-8; save the file as that"):
+        load_settings({"JAXGPT_SETTINGS": str(file)})
+
+
 def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CloudError, match=r"JAXGPT_SETTINGS is .*/none.env, and there is no such file; cp cloud/sett"):
         load_settings({"JAXGPT_SETTINGS": str(tmp_path / "none.env"), "JAXGPT_ZONE": "us-central1-a"})
