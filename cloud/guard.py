@@ -6,8 +6,10 @@ their own end, so that it comes while the laptop that made them sleeps. This fil
 script, for whatever Python the machine has.
 """
 
+import http.client
 import json
 import os
+import subprocess
 import sys
 import time
 import urllib.error
@@ -20,6 +22,8 @@ _KEPT = os.environ.get(
     "JAXGPT_GUARD", "/var/lib/jaxgpt-guard"
 )  # .deadline outlives a restart of the machine, .log tells
 _PAUSE, _LONGEST_PAUSE = 60.0, 600.0  # seconds until what failed is asked for again
+_SAVE = 300.0  # seconds that a training has for its last checkpoint
+_BROKEN = (OSError, http.client.HTTPException)  # what a connection may end with
 
 
 def main() -> None:
@@ -32,16 +36,31 @@ def main() -> None:
     if not hours:
         return
     # The first host asks first. The others are there for where it is dead.
-    deadline = _deadline(float(hours)) + 2 * _PAUSE * worker
+    end = _deadline(float(hours))
+    deadline = end + 2 * _PAUSE * worker
     if os.fork():  # a startup script that does not end keeps the machine from having started
         return
     os.setsid()
     log = os.open(_KEPT + ".log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    while time.time() < deadline:  # sleep may end early, where a machine is moved
-        time.sleep(min(_PAUSE, max(0.0, deadline - time.time())))
+    _sleep_until(end - _SAVE)
+    _save()
+    _sleep_until(deadline)
     delete()
+
+
+def _sleep_until(moment: float) -> None:
+    while time.time() < moment:  # sleep may end early, where a machine is moved
+        time.sleep(min(_PAUSE, max(0.0, moment - time.time())))
+
+
+def _save() -> None:
+    """Asks the training to end: what it has learned since its last checkpoint is paid for."""
+    try:
+        subprocess.run(["pkill", "-TERM", "-f", "jaxgpt/venv/bin/jaxgpt train"], check=False)
+    except OSError as error:
+        print("the training could not be asked to save: " + str(error), flush=True)
 
 
 def delete() -> None:
@@ -64,7 +83,7 @@ def _delete(resource: str) -> str:
     """The API's answer, as its code, or why there is none."""
     try:
         token = json.loads(_get("instance/service-accounts/default/token"))["access_token"]
-    except (OSError, ValueError, KeyError) as error:
+    except (*_BROKEN, ValueError, KeyError) as error:
         return "no token: " + str(error)
     try:
         request = urllib.request.Request(_API + resource, method="DELETE", headers={"Authorization": "Bearer " + token})
@@ -72,8 +91,8 @@ def _delete(resource: str) -> str:
             return str(answer.status)
     except urllib.error.HTTPError as error:
         return str(error.code)
-    except OSError as error:
-        return str(error)
+    except _BROKEN as error:
+        return str(error) or type(error).__name__
 
 
 def _deadline(hours: float) -> float:
@@ -105,7 +124,7 @@ def _get(path: str) -> str:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 text: str = answer.read().decode()
             return text
-        except OSError as error:  # also where the network is not there yet
+        except _BROKEN as error:  # also where the network is not there yet
             if isinstance(error, urllib.error.HTTPError) and error.code == 404:
                 raise
             time.sleep(_PAUSE)

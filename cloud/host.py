@@ -23,7 +23,7 @@ from typing import IO, Any, NoReturn
 
 MARK = "jaxgpt-host "
 HOME = Path.home() / "jaxgpt"
-SOURCE, NEW, VENV = HOME / "src", HOME / "src.new", HOME / "venv"
+SOURCE, VENV = HOME / "src", HOME / "venv"
 LOCK, STATE, VERSION = HOME / "lock", HOME / "state.json", HOME / "version"
 STOPPED = HOME / "stopped"  # there where somebody asked for the end of what was started last
 _TAIL = 1 << 16  # bytes of a log's end that are looked through
@@ -31,6 +31,8 @@ _STEP = re.compile(r"\| *(\d+)/(\d+) \[")  # of a progress bar
 _LINGER = 180.0  # seconds
 _ENDED = "the training ended with exit code"
 _REFUSED = 3
+_HOUR = 3600.0
+_LOCK_SECONDS = 2.0  # that a lock is asked for: whoever only looks at it holds it for a moment
 
 
 def main(arguments: list[str]) -> None:
@@ -45,18 +47,21 @@ def main(arguments: list[str]) -> None:
     commands[arguments[0]](*arguments[1:])
 
 
-def install(kind: str, version: str) -> None:
-    """Makes the tree that was sent the one that runs, with its environment; refused under a running training."""
+def install(version: str) -> None:
+    """Makes the tree that this file is of the one that runs, with its environment; refused under a training."""
     with _lock() as lock:
         if lock is None:
             _refuse(_who_runs())
         shutil.rmtree(SOURCE, ignore_errors=True)
-        NEW.rename(SOURCE)
+        Path(__file__).resolve().parents[1].rename(SOURCE)
+        for left in HOME.glob(SOURCE.name + ".*"):
+            if time.time() - left.stat().st_mtime > _HOUR:  # of a call that was killed, and not one that goes on
+                shutil.rmtree(left, ignore_errors=True)
         state = _state()
         if state and state["exit"] is None:  # it was killed, and its number may be another's now
             _write(STATE, json.dumps({**state, "exit": -signal.SIGKILL}))
         VERSION.unlink(missing_ok=True)
-        command = ["bash", str(SOURCE / "cloud" / "install.sh"), kind, str(VENV)]
+        command = ["bash", str(SOURCE / "cloud" / "install.sh"), "tpu", str(VENV)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode:
             lines = done.stdout.strip().splitlines() or ["it did not say why"]
@@ -68,8 +73,8 @@ def install(kind: str, version: str) -> None:
 def start() -> None:
     """Starts a training that outlives this call.
 
-    Input: id, run, config (the file's text), arguments, environment, delete_when_done. A call that comes twice, with
-    the same id, starts one.
+    Input: id, version (that is to be installed), run, config (the file's text), arguments, environment,
+    delete_when_done. A call that comes twice, with the same id, starts one.
     """
     given = sys.stdin.read()
     if not given:
@@ -77,6 +82,8 @@ def start() -> None:
     request = json.loads(given)
     if not VERSION.is_file():
         _refuse("nothing is installed; cloud/tpu setup does it")
+    if (installed := VERSION.read_text()) != request["version"]:
+        _refuse(f"{installed} is installed, and {request['version']} is to run; cloud/tpu setup does it")
     with _lock() as lock:
         if lock is None:
             if (state := _state()) and state["id"] == request["id"]:
@@ -126,12 +133,14 @@ def supervise() -> None:
         "training": training.pid,
         "since": time.time(),
         "exit": None,
+        "deletes": False,
     }
     _write(STATE, json.dumps(state))
     state["exit"] = training.wait()
+    state["deletes"] = state["exit"] == 0 and request["delete_when_done"]
     _write(STATE, json.dumps(state))
     _note(f"{_ENDED} {state['exit']}")
-    if state["exit"] == 0 and request["delete_when_done"]:
+    if state["deletes"]:
         time.sleep(_LINGER)  # so that who watches from afar sees the end before the slice is gone
         subprocess.run([sys.executable, str(SOURCE / "cloud" / "guard.py"), "now"], check=False)
 
@@ -143,12 +152,16 @@ def _note(line: str) -> None:
 def stop(seconds: str, by: str, of: str) -> None:
     """The training may save first; what still lives after so many seconds is killed.
 
-    by: `hand` for what a person wants to be over; of: id of the only training that is meant, or `any`.
+    by: `hand` for what a person wants to be over; of: id of the only training that is meant, or `any`. One that is done
+    and about to delete its slice does not delete it.
     """
     state = _state()
+    if state and by == "hand":
+        STOPPED.touch()  # also where it is dead: nobody shall start it again
+    if state and state["deletes"] and of in (state["id"], "any") and _is_supervisor(state["group"]):
+        _signal(os.killpg, state["group"], signal.SIGKILL)
+        _write(STATE, json.dumps({**state, "deletes": False}))
     if state and state["exit"] is None and of in (state["id"], "any") and _is_running():
-        if by == "hand":
-            STOPPED.touch()
         _signal(os.kill, state["training"], signal.SIGTERM)
         until = time.monotonic() + float(seconds)
         while _is_running() and time.monotonic() < until:
@@ -181,6 +194,8 @@ def status() -> None:
             steps=int(steps[-1][2]) if steps else None,
             said=told[-1] if told else "",
         )
+        if kept["deletes"] and running:
+            said["said"] = "the slice is about to be deleted; cloud/tpu stop calls that off"
     elif running:
         said["state"] = "starting"
     _say(said)
@@ -199,20 +214,34 @@ def logs(n: str, follow: str) -> None:
 def _lock() -> Iterator[IO[str] | None]:
     """The file that is locked while a training lives or is installed; None where somebody else has it."""
     HOME.mkdir(exist_ok=True)
+    until = time.monotonic() + _LOCK_SECONDS
     with LOCK.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield None
-        else:
-            yield file
+        while not (taken := _locked(file, fcntl.LOCK_EX)) and time.monotonic() < until:
+            time.sleep(0.02)
+        yield file if taken else None
+
+
+def _locked(file: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _is_running() -> bool:
     if not LOCK.is_file():
         return False
-    with _lock() as lock:
-        return lock is None
+    with LOCK.open("a") as file:
+        return not _locked(file, fcntl.LOCK_SH)  # which several may have at once
+
+
+def _is_supervisor(number: int) -> bool:
+    """Whether the process of this number is still what it was."""
+    try:
+        return b"supervise" in Path(f"/proc/{number}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _state() -> dict[str, Any] | None:
@@ -226,6 +255,8 @@ def _who_runs() -> str:
     state = _state()
     if state is None:
         return "cloud/tpu setup or train is at work here already; wait for it"
+    if state["deletes"]:
+        return f"the run {state['run']} is done, and its slice about to be deleted; cloud/tpu stop calls that off"
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(state["since"]))
     return f"the run {state['run']} is being trained here since {since}; cloud/tpu stop ends it"
 

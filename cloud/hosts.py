@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cloud.gcloud import Gcloud, missing
@@ -21,7 +22,10 @@ _AT_ONCE = 32  # gcloud takes some 80 MB for each
 _SSH = ("--strict-host-key-checking=no", "--ssh-flag=-oConnectTimeout=15", "--ssh-flag=-oServerAliveInterval=15")
 # How ssh, and gcloud for it, say that there was no connection.
 _UNREACHED = re.compile(r"return code \[255\]|ssh: connect|Connection (timed out|refused|closed|reset)|Could not SSH")
-_OF_GCLOUD = re.compile(r"\[/usr/bin/ssh\] exited|^SSH: Attempting")  # which say nothing of the host
+# Lines that say nothing of the host.
+_OF_GCLOUD = re.compile(r"\[/usr/bin/ssh\] exited|^SSH: Attempting|^Using ssh batch size")
+_KEY = Path(".ssh") / "google_compute_engine"  # in the home, made by gcloud's first ssh
+_KEY_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class Hosts:
     def __init__(self, gcloud: Gcloud):
         self._gcloud, self._settings = gcloud, gcloud.settings
         self.count = gcloud.settings.slice.n_hosts
+
+    def __str__(self) -> str:
+        return "1 host" if self.count == 1 else f"{self.count} hosts"
 
     def command(self, worker: int | str, command: str | None) -> list[str]:
         """gcloud's, by which `command` runs on a host, or a shell where it is None."""
@@ -76,6 +83,8 @@ class Hosts:
             for worker in chosen:
                 print(f"$ {shlex.join(self.command(worker, command))}{shown}", flush=True)
             return []
+        if not (Path.home() / _KEY).is_file():  # which several must not make at once, and which takes its time
+            _ask(chosen[0], self.command(chosen[0], "true"), None, _KEY_SECONDS, running)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             try:
                 return list(threads.map(one, chosen))
@@ -115,19 +124,26 @@ def _ask(
         out, error = process.communicate(sent, timeout=seconds)
     except subprocess.TimeoutExpired:
         _end(process)
-        process.communicate()
-        return Answer(worker, {}, f"no answer in {seconds:.0f} s", reached=False)
+        _, error = process.communicate()  # gcloud tries again and again, and says why only here
+        why = _last_telling(error.decode("utf-8", "replace"))
+        return Answer(worker, {}, f"no answer in {seconds:.0f} s" + (f": {why}" if why else ""), reached=False)
     finally:
         running.discard(process)
-    lines = out.decode("utf-8", "replace").splitlines()
-    told = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
+    heard, said = out.decode("utf-8", "replace"), error.decode("utf-8", "replace")
+    told = [line.removeprefix(MARK) for line in heard.splitlines() if line.startswith(MARK)]
     if told:
-        values = json.loads(told[-1])
+        try:
+            values = json.loads(told[-1])
+        except ValueError:  # the connection broke in the middle
+            return Answer(worker, {}, f"its answer is cut off: {told[-1]}", reached=True)
         return Answer(worker, values, values.get("error", ""), reached=True)
-    said = error.decode("utf-8", "replace")
-    telling = [line for line in [*lines, *said.splitlines()] if line.strip() and not _OF_GCLOUD.search(line)]
-    why = telling[-1] if telling else "nothing was said"
+    why = _last_telling(f"{heard}\n{said}") or "nothing was said"
     return Answer(worker, {}, f"exit code {process.returncode}: {why}", reached=not _UNREACHED.search(said))
+
+
+def _last_telling(text: str) -> str:
+    telling = [line.strip() for line in text.splitlines() if line.strip() and not _OF_GCLOUD.search(line)]
+    return telling[-1] if telling else ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+from cloud import kept
 from cloud.errors import CloudError
 from cloud.hosts import CALL, Answer, Hosts
 from cloud.passed_on import PASSED_ON, refuse_secrets
 from cloud.settings import Settings
-from cloud.source import pack, version
+from cloud.source import Code
 
+_FILE = "launch.json"
 _INSTALL_SECONDS = 1800.0
 _START_SECONDS = 120.0
 _STOP_SECONDS = 300.0  # that a training has for its last checkpoint
@@ -24,7 +26,7 @@ class Launch:
     """What `train` was told.
 
     run: folder of the run; config: the YAML file's text; arguments: of `jaxgpt train`; secrets: names of those that
-    were in the environment.
+    were in the environment; hours_left: of MAX_HOURS, where slices that are gone have used some.
     """
 
     run: str
@@ -32,12 +34,14 @@ class Launch:
     arguments: list[str]
     delete_when_done: bool = False
     secrets: list[str] = field(default_factory=list)
+    hours_left: float | None = None
 
     def save(self, settings: Settings) -> None:
         """For `watch`, which starts the same again."""
-        file = _file(settings)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        kept.write(settings, _FILE, json.dumps(asdict(self), indent=1).encode())
+
+    def trains_as(self, other: "Launch") -> bool:
+        return (self.run, self.config, self.arguments) == (other.run, other.config, other.arguments)
 
 
 def make_launch(settings: Settings, config: Path, run: str, arguments: Sequence[str], delete_when_done: bool) -> Launch:
@@ -57,44 +61,75 @@ def make_launch(settings: Settings, config: Path, run: str, arguments: Sequence[
     return Launch(run, text, [*mirror, "--log.all_hosts=true", *arguments], delete_when_done, secrets)
 
 
-def kept_launch(settings: Settings) -> Launch:
-    """The one that `save` kept; CloudError where there is none."""
+def kept_launch(settings: Settings) -> Launch | None:
+    """The one that `save` kept; CloudError where it can't be read."""
+    text = kept.read(settings, _FILE)
     try:
-        return Launch(**json.loads(_file(settings).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise CloudError(f"nothing was launched on {settings.name} from here; give --config, as for train") from None
+        return None if text is None else Launch(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise CloudError(
+            f"what was launched on {settings.name} can't be read any more ({error}); give --config, as for train"
+        ) from None
 
 
-def set_up(hosts: Hosts, kind: str = "tpu") -> None:
-    """The code of this clone and its environment on all hosts; CloudError names those where it failed."""
-    what = version()
-    unpack = "mkdir -p ~/jaxgpt && cd ~/jaxgpt && rm -rf src.new && mkdir src.new && tar xzf - -C src.new"
-    command = f"{unpack} && python3 src.new/cloud/host.py install {kind} {what}"
+def put_back(settings: Settings, former: Launch | None) -> None:
+    """What was kept before a launch that did not start."""
+    if former:
+        former.save(settings)
+    else:
+        kept.forget(settings, _FILE)
+
+
+def require_secrets(launch: Launch) -> None:
+    """CloudError names those that the launch had and this environment has not."""
+    lacking = [name for name in launch.secrets if name not in os.environ]
+    if lacking:
+        raise CloudError(
+            f"{', '.join(lacking)}: set when {launch.run} was launched, and not now; export it, and give the command "
+            "again"
+        )
+
+
+def set_up(hosts: Hosts, code: Code) -> None:
+    """The code and its environment on all hosts; CloudError names those where it failed."""
+    # Each call has a folder of its own, so that two at once do not mix their files.
+    unpack = "mkdir -p ~/jaxgpt && cd ~/jaxgpt && new=$(mktemp -d src.XXXXXX) && tar xzf - -C $new"
+    command = f"{unpack} && python3 $new/cloud/host.py install {code.version}; code=$?; rm -rf $new; exit $code"
 
     def say(answer: Answer) -> None:
-        print(f"host {answer.worker}: {answer.trouble or f'{what} is installed'}", flush=True)
+        print(f"host {answer.worker}: {answer.trouble or f'{code.version} is installed'}", flush=True)
 
-    # gcloud makes its ssh key at the first call, which must not be made by several at once.
-    hosts.call("true", _START_SECONDS, workers=[0])
-    answers = hosts.call(command, _INSTALL_SECONDS, say=say, sent=pack(), shown=f" < {what}.tar.gz")
+    shown = f" < {code.version}.tar.gz"
+    answers = hosts.call(command, _INSTALL_SECONDS, say=say, sent=code.archive, shown=shown)
     _require(answers, "was not set up", "mend it and give the same command again; hosts that are ready lose nothing")
 
 
-def start(hosts: Hosts, launch: Launch) -> None:
-    """On all hosts or on none: where one does not start, the others are stopped again, and CloudError says why."""
-    lacking = [name for name in launch.secrets if name not in os.environ]
-    if lacking:
-        raise CloudError(f"{', '.join(lacking)}: set when {launch.run} was launched, and not now; export it again")
+def start(hosts: Hosts, launch: Launch, version: str) -> None:
+    """On all hosts or on none: where one does not start, the others are stopped again, and CloudError says why.
+
+    version: that hosts have to be set up with.
+    """
+    require_secrets(launch)
     secrets = {name: os.environ[name] for name in launch.secrets}
-    own = uuid4().hex
-    request = json.dumps({**asdict(launch), "id": own, "environment": secrets}).encode()
+    launch_id = uuid4().hex
+    request = {
+        "id": launch_id,
+        "version": version,
+        "run": launch.run,
+        "config": launch.config,
+        "arguments": launch.arguments,
+        "delete_when_done": launch.delete_when_done,
+        "environment": secrets,
+    }
     names = f", environment: {', '.join(secrets)}" if secrets else ""
     shown = f" <<< '{{run: {launch.run}, arguments: {' '.join(launch.arguments)}{names}}}'"
-    answers = hosts.call(f"{CALL} start", _START_SECONDS, sent=request, shown=shown)
+    answers = hosts.call(f"{CALL} start", _START_SECONDS, sent=json.dumps(request).encode(), shown=shown)
     if any(answer.trouble for answer in answers):
         # On all of them: of a host that did not answer nobody knows whether it started.
-        stop(hosts, 0, of=own)
-        _require(answers, "did not start", "none of them runs this training")
+        stopped = stop(hosts, 0, of=launch_id)
+        unknown = ", ".join(str(answer.worker) for answer in stopped if answer.trouble)
+        then = f"host {unknown} could not be asked to stop: cloud/tpu stop" if unknown else "none of them runs it"
+        _require(answers, "did not start", then)
 
 
 def stop(hosts: Hosts, seconds: float = _STOP_SECONDS, *, by_hand: bool = False, of: str = "any") -> list[Answer]:
@@ -109,8 +144,3 @@ def _require(answers: Sequence[Answer], what: str, then: str) -> None:
     if bad:
         each = "; ".join(f"host {answer.worker} {what}: {answer.trouble}" for answer in bad)
         raise CloudError(f"{each} ({len(bad)} of {len(answers)} hosts; {then})")
-
-
-def _file(settings: Settings) -> Path:
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return state / "jaxgpt" / "launches" / f"{settings.zone}.{settings.name}.json"

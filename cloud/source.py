@@ -2,23 +2,27 @@
 
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 from cloud.errors import CloudError
 
 ROOT = Path(__file__).parent.parent
 
 
-def version() -> str:
-    """The commit, with +changes where tracked files differ from it."""
-    changed = bool(_git("status", "--porcelain", "--untracked-files=no").strip())
-    return _git("rev-parse", "--short=12", "HEAD").decode().strip() + "+changes" * changed
+class Code(NamedTuple):
+    """version: the commit, and where files differ from it + and their tree; archive: a compressed tar."""
+
+    version: str
+    archive: bytes
 
 
-def pack() -> bytes:
-    """The tracked files, changes included, as a compressed tar; anything else would travel by accident."""
+def pack() -> Code:
+    """The tracked files, changes included; anything else would travel by accident."""
+    commit = _git("rev-parse", "--short=12", "HEAD").decode().strip()
     # An object of the files as they are, which no branch points at; nothing where they are as committed.
-    tree = _git("stash", "create").decode().strip() or "HEAD"
-    return _git("archive", "--format=tar.gz", tree)
+    changed = _git("stash", "create").decode().strip()
+    tree = f"+{_git('rev-parse', '--short=8', f'{changed}^{{tree}}').decode().strip()}" if changed else ""
+    return Code(commit + tree, _git("archive", "--format=tar.gz", changed or "HEAD"))
 
 
 def _git(*arguments: str) -> bytes:

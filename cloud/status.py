@@ -1,30 +1,36 @@
 """A slice and its hosts as a table, in which a missing host is seen."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from cloud.hosts import Answer
 from cloud.settings import Settings
+from cloud.slices import born, hours_of
 from jaxgpt.plan.prices import PRICES
 
 _LONGEST = 100  # characters of a log's last line
 
 
-def summary(settings: Settings, node: dict[str, Any] | None, now: datetime) -> str:
-    """The slice in a line: what it is, how long it has been there, what that has cost, and when it will end."""
+def summary(settings: Settings, node: dict[str, Any] | None, now: datetime, in_line: str | None = None) -> str:
+    """The slice in a line: what it is, how long it has been there, what that has cost, and when it will end.
+
+    in_line: the state of its place in the queue, where there is no slice.
+    """
     own = settings
     what = f"{own.name}: {own.type} in {own.zone}, {own.purchase}"
+    if node is None and in_line:
+        return f"{what}: its place in the queue is {in_line}; cloud/tpu delete gives it up before it comes and costs"
     if node is None:
         return f"{what}: not there; cloud/tpu create makes it"
     parts = [what, str(node["state"])]
-    born = when(node["createTime"])
-    hours = (now - born).total_seconds() / 3600
+    hours = (now - born(node)).total_seconds() / 3600
     parts.append(f"up {hours:.1f} h, {cost(settings, hours)}")
-    most = node.get("metadata", {}).get("jaxgpt-hours")
-    end = born + timedelta(hours=float(most)) if most else None
-    most_it_costs = f", at most {cost(settings, float(most))}" if most else ""
-    parts.append(f"deletes itself at {end.astimezone():%Y-%m-%d %H:%M %Z}{most_it_costs}" if end else "no MAX_HOURS")
+    most = hours_of(node)
+    if most is None:
+        return "; ".join([*parts, "no MAX_HOURS"])
+    end = born(node) + timedelta(hours=most)
+    parts.append(f"deletes itself at {end.astimezone():%Y-%m-%d %H:%M %Z}, at most {cost(settings, most)}")
     return "; ".join(parts)
 
 
@@ -33,11 +39,6 @@ def cost(settings: Settings, hours: float) -> str:
     price = PRICES[settings.slice.price_key].usd * settings.slice.n_chips
     less = ", spot costs less" if settings.spot else ""
     return f"about ${price * hours:,.2f} at ${price:,.2f} an hour{less}"
-
-
-def when(text: str) -> datetime:
-    """Of Google's times, which have nanoseconds."""
-    return datetime.fromisoformat(text[:19]).replace(tzinfo=UTC)
 
 
 def table(answers: Sequence[Answer]) -> str:

@@ -12,12 +12,15 @@ from cloud.check_options import check_options
 from cloud.errors import CloudError
 from cloud.gcloud import Gcloud, missing
 from cloud.hosts import CALL, Hosts
-from cloud.launch import Launch, kept_launch, make_launch, set_up, start, stop
+from cloud.kept import keep_code, kept_code
+from cloud.launch import Launch, kept_launch, make_launch, put_back, set_up, start, stop
 from cloud.settings import Settings, load_settings
-from cloud.slices import Fate, Slice
+from cloud.slices import Slice
+from cloud.source import pack
 from cloud.status import cost, summary, table
 from cloud.watch import Watch
 
+_ENDS = "cloud/tpu delete ends its cost"
 _ENVIRONMENT = "export PATH=~/jaxgpt/venv/bin:$PATH"
 
 
@@ -37,18 +40,26 @@ class _Tpu:
         return float(self.settings.max_hours) if self.settings.max_hours else None
 
     def require_ready(self) -> None:
-        """CloudError where there are no hosts to speak to."""
-        fate = self.slice.fate()
-        if not self.gcloud.dry_run and fate is not Fate.READY:
-            raise CloudError(f"the slice {self.settings.name} is {fate.value}; cloud/tpu create makes it")
+        """CloudError where there are no hosts to speak to, or others than the settings say."""
+        node = self.slice.node()
+        if self.gcloud.dry_run:
+            return
+        if node is None or node["state"] != "READY":
+            state = "not there" if node is None else node["state"]
+            raise CloudError(f"the slice {self.settings.name} is {state}; cloud/tpu create makes it or waits for it")
+        self.slice.check_type(node)
 
 
 def create(args: argparse.Namespace) -> None:
     """Make the slice of cloud/settings.env, or wait for it; one that was taken away is made anew."""
     tpu = _Tpu(args)
     own = tpu.settings
-    print(f"{own.name}: {own.type}, {own.slice.n_hosts} hosts, {cost(own, 1)}", flush=True)
-    made = tpu.slice.create(tpu.hours)
+    print(f"{own.name}: {own.type}, {tpu.hosts}, {cost(own, 1)}", flush=True)
+    try:
+        made = tpu.slice.create(tpu.hours)
+    except KeyboardInterrupt:
+        print(f"what was asked for may still come, and cost; {_ENDS}", flush=True)
+        raise
     if not args.dry_run:
         print(summary(own, tpu.slice.node(), datetime.now(tz=UTC)))
         if not made and args.max_hours is not None:
@@ -59,7 +70,10 @@ def setup(args: argparse.Namespace) -> None:
     """Install this clone and its pinned environment on all hosts."""
     tpu = _Tpu(args)
     tpu.require_ready()
-    set_up(tpu.hosts)
+    code = pack()
+    set_up(tpu.hosts, code)
+    if not args.dry_run:
+        keep_code(tpu.settings, code)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -67,10 +81,19 @@ def train(args: argparse.Namespace) -> None:
     tpu = _Tpu(args)
     launch = _launch(args, tpu.settings)
     tpu.require_ready()
-    start(tpu.hosts, launch)
-    if not args.dry_run:
-        launch.save(tpu.settings)
-        print(f"{launch.run} is training on {tpu.hosts.count} hosts; cloud/tpu status, logs or watch shows it")
+    if args.dry_run:
+        start(tpu.hosts, launch, pack().version)
+        return
+    version, former = kept_code(tpu.settings).version, kept_launch(tpu.settings)
+    if (now := pack().version) != version:
+        print(f"the hosts run {version}; the clone is {now}, which cloud/tpu setup would install", flush=True)
+    launch.save(tpu.settings)  # before it is started: a watch must know what may run
+    try:
+        start(tpu.hosts, launch, version)
+    except CloudError:
+        put_back(tpu.settings, former)
+        raise
+    print(f"{launch.run} is training on {tpu.hosts}; cloud/tpu status, logs or watch shows it")
 
 
 def status(args: argparse.Namespace) -> int:
@@ -78,9 +101,11 @@ def status(args: argparse.Namespace) -> int:
     tpu = _Tpu(args)
     node = tpu.slice.node()
     if not args.dry_run:
-        print(summary(tpu.settings, node, datetime.now(tz=UTC)), flush=True)
+        in_line = tpu.slice.in_line() if node is None else None
+        print(summary(tpu.settings, node, datetime.now(tz=UTC), in_line), flush=True)
         if node is None or node["state"] != "READY":
             return 1
+        tpu.slice.check_type(node)
     answers = tpu.hosts.status()
     if args.dry_run:
         return 0
@@ -114,6 +139,8 @@ def watch(args: argparse.Namespace) -> int:
     tpu = _Tpu(args)
     new = args.config is not None
     launch = _launch(args, tpu.settings) if new else kept_launch(tpu.settings)
+    if launch is None:
+        raise CloudError(f"nothing was launched on {tpu.settings.name} from here; give --config, as for train")
     of_new = [*args.options, *(["--run", args.run] if args.run else [])]
     if not new and of_new:
         raise CloudError(f"{shlex.join(of_new)}: that is of a new training; give --config as well")
@@ -123,20 +150,26 @@ def watch(args: argparse.Namespace) -> int:
         launch = replace(launch, delete_when_done=True)
     if args.dry_run:
         tpu.slice.create(tpu.hours)
-        set_up(tpu.hosts)
-        start(tpu.hosts, launch)
+        set_up(tpu.hosts, code := pack())
+        start(tpu.hosts, launch, code.version)
         tpu.hosts.status()
         return 0
-    return Watch(tpu.settings, tpu.slice, tpu.hosts, launch, tpu.hours, args.every).run(new)
+    hours = tpu.hours if args.max_hours is not None or launch.hours_left is None else launch.hours_left
+    try:
+        return Watch(tpu.settings, tpu.slice, tpu.hosts, launch, hours, args.every).run(pack() if new else None)
+    except KeyboardInterrupt:
+        print(f"the watch ends, and not the training; cloud/tpu watch goes on with it, and {_ENDS}", flush=True)
+        raise
 
 
-def stop_training(args: argparse.Namespace) -> None:
-    """End the training after a last checkpoint; the slice stays, and costs."""
+def stop_training(args: argparse.Namespace) -> int:
+    """End the training after a last checkpoint; the slice stays, and costs. Exit code 1 where a host is not reached."""
     tpu = _Tpu(args)
     tpu.require_ready()
     answers = stop(tpu.hosts, by_hand=True)
     if not args.dry_run:
         print(table(answers))
+    return int(any(answer.trouble for answer in answers))
 
 
 def delete(args: argparse.Namespace) -> None:
@@ -169,11 +202,17 @@ def main(arguments: list[str]) -> int:
     opened.add_argument("command", nargs=argparse.REMAINDER, help="by default a shell")
     watched = command.add_command(commands, "watch", watch, takes_options=True)
     _add_hours(watched)
-    watched.add_argument("--every", type=float, default=60.0, help="seconds between two looks")
+    watched.add_argument("--every", type=_seconds, default=60.0, help="seconds between two looks")
     _add_training(watched, config_needed=False)
     command.add_command(commands, "stop", stop_training)
     command.add_command(commands, "delete", delete)
     return command.main(parser, arguments)
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (seconds := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return seconds
 
 
 def _add_hours(parser: argparse.ArgumentParser) -> None:

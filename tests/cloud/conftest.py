@@ -2,11 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from gcloud_stand_in import World
+
+from cloud import hosts, tpu_command, watch
 
 ROOT = Path(__file__).parents[2]
 _GCLOUD = f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).parent / "gcloud_stand_in.py"}" "$@"\n'
@@ -37,6 +40,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("GCLOUD_WORLD", str(made.folder))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("JAXGPT_SETTINGS", str(tmp_path / "settings.env"))
+    monkeypatch.setattr(hosts, "_KEY", Path(__file__))  # as if gcloud had made its key before
     (tmp_path / "settings.env").write_text("ZONE=us-central1-a\nPROJECT=my-project\nTYPE=v3-32\nMAX_HOURS=24\n")
     yield made
     made.close()
@@ -83,3 +87,45 @@ def actors(world: World) -> World:
         f'cp "{actor}" "$venv/bin/jaxgpt"; ln -sf "{sys.executable}" "$venv/bin/python" ;;\nesac\n'
     )
     return world
+
+
+@pytest.fixture
+def watched(
+    actors: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Runs cloud/tpu watch on two hosts; events: what happens in its pauses, one after the other.
+
+    Its exit code, and what it says.
+    """
+    monkeypatch.setattr(tpu_command, "check_options", lambda *arguments: None)
+    monkeypatch.setattr(watch, "_GRACE", 0.0)
+    monkeypatch.setenv("JAXGPT_BUCKET", "gs://mine")
+    monkeypatch.setenv("JAXGPT_PURCHASE", "spot")
+    monkeypatch.setenv("JAXGPT_TYPE", "v4-16")
+    sleep = time.sleep
+
+    def run(*arguments: str, events: list[Callable[[], object]]) -> tuple[int, str]:
+        rest = list(events)
+
+        def pause(seconds: float) -> None:
+            if seconds < 7:
+                sleep(seconds)
+            elif rest:
+                rest.pop(0)()
+            else:
+                raise AssertionError(f"the watch did not end:\n{capsys.readouterr().out}")
+
+        monkeypatch.setattr(watch.time, "sleep", pause)
+        code = tpu_command.main(["watch", "--every", "7", *arguments])
+        return code, capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def ready(actors: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> World:
+    """A slice of four hosts that is set up; options are not checked, which takes a second."""
+    monkeypatch.setattr(tpu_command, "check_options", lambda *arguments: None)
+    monkeypatch.setenv("JAXGPT_BUCKET", "gs://mine")
+    assert tpu_command.main(["create"]) == tpu_command.main(["setup"]) == 0
+    return actors

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ class Cloud:
         }
         self.deleted: list[str] = []
         self.answers: list[int] = []
+        self.garbage = 0  # of answers that are none
         self.failures = 0  # of the metadata server, before it is well
         cloud = self
 
@@ -37,12 +39,20 @@ class Cloud:
                 text = cloud.metadata.get(self.path.removeprefix("/computeMetadata/v1/"))
                 allowed = self.headers["Metadata-Flavor"] == "Google"
                 cloud.failures -= 1
+                if cloud.garbage:
+                    cloud.garbage -= 1
+                    self.wfile.write(b"no HTTP at all\r\n\r\n")
+                    return
                 self.send_response(503 if cloud.failures >= 0 else 403 if not allowed else 404 if text is None else 200)
                 self.end_headers()
                 self.wfile.write((text or "").encode())
 
             def do_DELETE(self) -> None:
                 cloud.deleted.append(f"{self.headers['Authorization']} {self.path}")
+                if cloud.garbage:
+                    cloud.garbage -= 1
+                    self.wfile.write(b"no HTTP at all\r\n\r\n")
+                    return
                 self.send_response(cloud.answers.pop(0) if cloud.answers else 404)
                 self.end_headers()
 
@@ -58,7 +68,11 @@ class Cloud:
         code = (
             f"import runpy, time; s = time.sleep; time.sleep = lambda t: s(min(t, 0.1)); runpy.run_path({str(GUARD)!r}"
         )
-        environment = {"GCE_METADATA_HOST": self.at, "JAXGPT_TPU_API": f"http://{self.at}"}
+        environment = {
+            "PATH": f"{self.kept.parent}:{os.environ['PATH']}",
+            "GCE_METADATA_HOST": self.at,
+            "JAXGPT_TPU_API": f"http://{self.at}",
+        }
         environment["JAXGPT_GUARD"] = str(self.kept)
         command = [sys.executable, "-c", f"{code}, run_name='__main__')", *arguments]
         return subprocess.run(
@@ -150,3 +164,34 @@ def test_the_end_of_a_run_is_the_first_hosts_to_tell(cloud: Cloud) -> None:
 @pytest.mark.parametrize("file", ["guard.py", "host.py"])
 def test_what_hosts_run_is_understood_by_older_pythons(file: str) -> None:
     ast.parse((GUARD.parent / file).read_text(), feature_version=(3, 8))
+
+
+def test_broken_answers_are_asked_for_again(cloud: Cloud) -> None:
+    cloud.metadata["instance/attributes/jaxgpt-hours"] = str(1 / 3600)
+    cloud.garbage = 2  # of the metadata server
+    cloud.guard()
+    threading.Timer(0.3, lambda: setattr(cloud, "garbage", 3)).start()  # of the API, and of the metadata server
+    wait_for(cloud, 2)
+    until = time.monotonic() + 15
+    log = cloud.kept.parent / "guard.log"
+    while "404; 404" not in log.read_text() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert log.read_text().splitlines()[-1].endswith("404; 404")
+
+
+def test_before_the_end_the_training_is_asked_to_save(cloud: Cloud) -> None:
+    asked = cloud.kept.parent / "asked"
+    pkill = cloud.kept.parent / "pkill"
+    pkill.write_text(f'#!/bin/sh\ndate +%s.%N > {asked}\necho "$*" >> {asked}\n')
+    pkill.chmod(0o755)
+    cloud.metadata["instance/attributes/jaxgpt-hours"] = "1"
+    deadline = time.time() + 302
+    (cloud.kept.parent / "guard.deadline").write_text(str(deadline))
+    cloud.guard()
+    until = time.monotonic() + 15
+    while not (asked.is_file() and len(asked.read_text().splitlines()) == 2) and time.monotonic() < until:
+        time.sleep(0.02)
+    when, arguments = asked.read_text().splitlines()
+    assert 0 <= float(when) - (deadline - 300) < 1.5
+    assert arguments == "-TERM -f jaxgpt/venv/bin/jaxgpt train"
+    assert not cloud.deleted

@@ -1,7 +1,9 @@
 """Slices come and go through a stand-in for gcloud, with its states and failures."""
 
 import re
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from gcloud_stand_in import World
@@ -9,6 +11,20 @@ from gcloud_stand_in import World
 from cloud import slices, tpu_command
 
 Fails = Callable[..., str]
+
+
+def between_looks(monkeypatch: pytest.MonkeyPatch, change: Callable[[float], object]) -> None:
+    """Does this in each of the pauses in which the cloud is waited for, and waits no longer."""
+    sleep = time.sleep
+
+    def pause(seconds: float) -> None:
+        if seconds == slices._SECONDS_BETWEEN_LOOKS:
+            change(seconds)
+        else:  # of whatever else waits, such as for a process
+            sleep(seconds)
+
+    monkeypatch.setattr(slices, "_SECONDS_BETWEEN_LOOKS", 20.0)
+    monkeypatch.setattr(slices.time, "sleep", pause)
 
 
 def create(*options: str) -> int:
@@ -109,7 +125,7 @@ def test_a_slice_that_was_taken_away_is_made_anew(world: World, capsys: pytest.C
     assert create() == 0
     world.preempt()
     assert tpu_command.main(["setup"]) == 2
-    assert "the slice jaxgpt is taken away; cloud/tpu create makes it" in capsys.readouterr().err
+    assert "the slice jaxgpt is PREEMPTED; cloud/tpu create makes it" in capsys.readouterr().err
     assert create() == 0
     assert "jaxgpt is PREEMPTED; it is made anew" in capsys.readouterr().out
     with world.state() as state:
@@ -125,7 +141,7 @@ def test_a_slice_on_its_way_is_waited_for(world: World, monkeypatch: pytest.Monk
         with world.state() as state:
             state["nodes"]["jaxgpt"]["state"] = "READY"
 
-    monkeypatch.setattr(slices.time, "sleep", arrives)
+    between_looks(monkeypatch, arrives)
     assert create() == 0
     assert len(world.calls("tpu-vm create")) == 1
 
@@ -148,7 +164,7 @@ def test_a_place_in_line_that_somebody_gives_up_is_not_taken_again(
         with world.state() as state:
             state["requests"].clear()
 
-    monkeypatch.setattr(slices.time, "sleep", give_up)
+    between_looks(monkeypatch, give_up)
     assert "the place of jaxgpt in the queue was deleted meanwhile" in fails("create")
     assert len(world.calls("queued-resources create")) == 1
 
@@ -205,3 +221,111 @@ def test_failures_of_the_cloud_are_explained(world: World, fails: Fails, said: s
 def test_without_gcloud_its_home_is_named(world: World, fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert "gcloud is not installed; https://cloud.google.com/sdk/docs/install" in fails("create")
+
+
+QUEUED = "JAXGPT_PURCHASE", "queued-spot"
+
+
+def in_the_queue(world: World, state: dict[str, Any] | None, node: str | None = None) -> Callable[[float], None]:
+    """A pause in which the cloud makes this of a request and of its slice."""
+
+    def change(seconds: float) -> None:
+        with world.state() as known:
+            if state is None:
+                known["requests"].clear()
+            else:
+                known["requests"]["jaxgpt"]["state"] = state
+            if node:
+                known["nodes"]["jaxgpt"]["state"] = node
+            else:
+                known["nodes"].pop("jaxgpt", None)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (
+            {"state": "FAILED", "failedData": {"error": {"code": 8, "message": "Quota exceeded for TPUV3"}}},
+            "your project has no quota for v3-32 in us-central1-a; .*Quota exceeded for TPUV3",
+        ),
+        ({"state": "FAILED"}, "the request FAILED, and no reason is given"),
+        ({"state": "SUSPENDED", "stateInitiator": "SERVICE"}, "the request for jaxgpt became SUSPENDED; try again"),
+        ({"state": "SUSPENDED", "stateInitiator": "USER"}, "the place of jaxgpt in the queue is SUSPENDED: somebody"),
+        ({"state": "DELETING"}, "the place of jaxgpt in the queue is DELETING: somebody gave it up"),
+    ],
+)
+def test_a_request_that_comes_to_nothing_says_why(
+    world: World, fails: Fails, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any], expected: str
+) -> None:
+    monkeypatch.setenv(*QUEUED)
+    between_looks(monkeypatch, in_the_queue(world, state))
+    assert re.search(expected, fails("create"))
+
+
+def test_a_place_in_the_queue_is_seen_and_ctrl_c_names_what_it_leaves(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv(*QUEUED)
+    between_looks(monkeypatch, interrupt)
+    assert create() == 130
+    assert "what was asked for may still come, and cost; cloud/tpu delete ends its cost" in capsys.readouterr().out
+    assert tpu_command.main(["status"]) == 1
+    assert re.search(r"its place in the queue is \w+; cloud/tpu delete gives it up", capsys.readouterr().out)
+
+
+def test_a_slice_that_is_being_deleted_is_waited_for_and_made_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert create() == 0
+    with world.state() as state:
+        state["nodes"]["jaxgpt"]["state"] = "DELETING"
+    assert tpu_command.main(["setup"]) == 2
+    assert "the slice jaxgpt is DELETING" in capsys.readouterr().err
+    assert tpu_command.main(["delete"]) == 0
+    assert not world.calls("tpu-vm delete")  # it goes already
+
+    def goes(seconds: float) -> None:
+        with world.state() as state:
+            state["nodes"].clear()
+        (world.folder / "hosts" / "jaxgpt").rename(world.folder / "gone")
+
+    between_looks(monkeypatch, goes)
+    assert create() == 0
+    assert len(world.calls("tpu-vm create")) == 2
+
+
+def test_a_queued_slice_that_the_cloud_takes_while_it_starts_is_no_deletion(
+    world: World, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(*QUEUED)
+    monkeypatch.setattr(slices, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    assert create() == 0
+    with world.state() as state:
+        state["nodes"]["jaxgpt"]["state"] = "CREATING"
+    between_looks(monkeypatch, in_the_queue(world, {"state": "SUSPENDED"}))
+    assert "the request for jaxgpt became SUSPENDED; try again" in fails("create")
+
+
+def test_a_request_that_is_active_is_no_slice_yet(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*QUEUED)
+    monkeypatch.setattr(slices, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    assert create() == 0
+    with world.state() as state:
+        node = state["nodes"].pop("jaxgpt")
+        state["requests"]["jaxgpt"]["late"] = True
+    looks = []
+
+    def look(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            with world.state() as state:
+                state["nodes"]["jaxgpt"] = node
+
+    between_looks(monkeypatch, look)
+    assert create() == 0
+    assert len(looks) == 3

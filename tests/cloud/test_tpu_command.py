@@ -1,47 +1,22 @@
 """cloud/tpu on hosts whose trainings only act: what is started, shown, refused, stopped."""
 
-import fcntl
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
 from gcloud_stand_in import World
+from tpu_calls import CONFIG, ENDED, rows, tpu, wait_for_exit
 
 from cloud import check_options, hosts, launch, tpu_command
 
 ROOT = Path(__file__).parents[2]
-CONFIG = str(ROOT / "configs" / "gpt2_small.yaml")
 SECRET = "f00d" * 10  # not in this file as it is, which goes to the hosts
-
-ENDED = {"killed", "failed (143)"}  # of what had no time to save, or just so much
-
-
-def tpu(*arguments: str) -> int:
-    return tpu_command.main(list(arguments))
-
-
-@pytest.fixture
-def ready(actors: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> World:
-    """A slice of four hosts that is set up; options are not checked, which takes a second."""
-    monkeypatch.setattr(tpu_command, "check_options", lambda *arguments: None)
-    monkeypatch.setenv("JAXGPT_BUCKET", "gs://mine")
-    assert tpu("create") == tpu("setup") == 0
-    return actors
-
-
-def rows(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
-    """Of the last table, by cells."""
-    lines = capsys.readouterr().out.splitlines()
-    begin = max(number for number, line in enumerate(lines) if line.startswith("host  reachable"))
-    return [re.split(r"  +", line) for line in lines[begin + 1 :]]
 
 
 def test_from_setup_to_stop(
@@ -88,7 +63,7 @@ def test_from_setup_to_stop(
     assert tpu("train", "--config", CONFIG) == 2  # a second launch
     refused = capsys.readouterr().err
     assert refused.count("the run jaxgpt is being trained here since") == 4
-    assert "(4 of 4 hosts; none of them runs this training)" in refused
+    assert "(4 of 4 hosts; none of them runs it)" in refused
     assert tpu("train", "--config", CONFIG, "--eval.sample_tokens", "64") == 2  # which is no secret
     assert "secret" not in capsys.readouterr().err
     assert tpu("setup") == 2
@@ -122,12 +97,6 @@ def test_ends_and_losses_are_shown(ready: World, capsys: pytest.CaptureFixture[s
     assert found[3][-1] == "exit code 255: ssh: connect to host 34.90.1.3 port 22: Connection timed out"
 
 
-def wait_for_exit(world: World, *workers: int) -> None:
-    until = time.monotonic() + 10
-    while any(world.host_state(worker)["exit"] is None for worker in workers) and time.monotonic() < until:
-        time.sleep(0.05)
-
-
 def test_the_host_whose_answer_is_lost_does_not_train_on(
     ready: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +115,16 @@ def test_the_host_whose_answer_is_lost_does_not_train_on(
 
 
 def test_a_start_that_arrives_twice_starts_one(ready: World) -> None:
-    request = {"id": "a", "run": "x", "config": "", "arguments": [], "environment": {}, "delete_when_done": False}
+    version = (ready.home(0) / "jaxgpt" / "version").read_text()
+    request = {
+        "id": "a",
+        "version": version,
+        "run": "x",
+        "config": "",
+        "arguments": [],
+        "environment": {},
+        "delete_when_done": False,
+    }
     host = [sys.executable, str(ready.home(0) / "jaxgpt" / "src" / "cloud" / "host.py")]
     environment = {**os.environ, "HOME": str(ready.home(0))}
 
@@ -166,21 +144,6 @@ def test_a_start_that_arrives_twice_starts_one(ready: World) -> None:
     assert "the connection broke" in call("start")["error"]
     assert call("stop", "0", "watch", "b")["state"] == "running"  # it is of another start
     assert call("stop", "0", "watch", "a")["state"] in ("killed", "failed")  # as much time as it had
-
-
-def test_a_number_of_a_process_that_is_gone_is_not_stopped(ready: World) -> None:
-    sleeper = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    home = ready.home(0) / "jaxgpt"
-    for code in (0, None):
-        state = {"id": "a", "run": "x", "group": sleeper.pid, "training": sleeper.pid, "since": 0, "exit": code}
-        (home / "state.json").write_text(json.dumps(state))
-        if code is None:
-            assert tpu("setup") == 0  # which says that it is over
-        with (home / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            tpu("stop")
-    assert sleeper.poll() is None
-    sleeper.kill()
 
 
 def test_a_host_that_never_answers_is_given_up(
@@ -203,67 +166,6 @@ def test_where_one_host_does_not_start_none_does(ready: World, capsys: pytest.Ca
     assert states.pop(2) == "not set up"
     assert set(states) <= ENDED
     assert tpu("setup") == tpu("train", "--config", CONFIG) == 0
-
-
-def test_ctrl_c_waits_for_no_host(ready: World) -> None:
-    with ready.state() as state:
-        state["hanging"] = [2]
-    command = [sys.executable, str(ROOT / "cloud" / "tpu"), "setup"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert "is installed" in process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=20)[1]
-    assert process.returncode == 130
-    assert error.splitlines() == ["interrupted; what was begun stays, and the same command may be given again"]
-    with ready.state() as state:
-        state["hanging"] = []
-    assert tpu("setup") == 0
-
-
-def test_setup_names_all_hosts_that_do_not_answer(actors: World, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tpu("create") == 0
-    with actors.state() as state:
-        state["unreachable"] = [1, 3]
-    assert tpu("setup") == 2
-    said = capsys.readouterr()
-    assert re.search(r"host 1 was not set up: .*timed out; host 3 was not set up: .*timed out \(2 of 4 hosts", said.err)
-    assert said.out.count("is installed") == 2
-    with actors.state() as state:
-        state["unreachable"] = []
-    assert tpu("setup") == 0
-    assert tpu("status") == 0
-    assert [row[3] for row in rows(capsys)] == ["ready"] * 4
-
-
-def test_setup_names_the_host_whose_disk_is_full(actors: World, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tpu("create") == 0
-    full = actors.folder / "bin" / "uv"
-    works = full.read_text()
-    full.write_text(
-        works.replace("case", 'case "$HOME" in */2) echo "No space left on device" >&2; exit 1 ;; esac\ncase', 1)
-    )
-    assert tpu("setup") == 2
-    captured = capsys.readouterr()
-    assert re.search(r"host 2 was not set up: cloud/install.sh ended with 1: .*disk.* is full", captured.err)
-    assert "(1 of 4 hosts; mend it" in captured.err
-    assert captured.out.count("is installed") == 3
-    full.write_text(works)
-    assert tpu("setup") == 0
-
-
-def test_a_setup_that_was_killed_is_not_taken_for_done(actors: World, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tpu("create") == tpu("setup") == 0
-    home = actors.home(0) / "jaxgpt"
-    # As a kill within the next installation leaves it.
-    (home / "version").unlink()
-    (home / "src.new").mkdir()
-    (home / "src.new" / "half").write_text("")
-    tpu("status")
-    assert [row[3] for row in rows(capsys)] == ["not set up", "ready", "ready", "ready"]
-    assert tpu("setup") == 0
-    assert not (home / "src.new").exists()
-    assert not (home / "src" / "half").exists()
 
 
 def test_logs_and_commands(ready: World, tmp_path: Path) -> None:
@@ -364,6 +266,9 @@ def test_a_launch_is_kept_without_secrets(
     assert "nothing was launched on jaxgpt from here; give --config" in capsys.readouterr().err
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
     assert tpu("train", "--config", CONFIG, "--train.max_steps", "5") == 0
-    (kept,) = (Path(os.environ["XDG_STATE_HOME"]) / "jaxgpt" / "launches").iterdir()
-    assert SECRET not in kept.read_text()
-    assert launch.kept_launch(tpu_command.load_settings()).arguments[-2:] == ["--train.max_steps", "5"]
+    (folder,) = (Path(os.environ["XDG_STATE_HOME"]) / "jaxgpt" / "slices").iterdir()
+    assert SECRET not in (folder / "launch.json").read_text()
+    assert not [path for path in folder.iterdir() if SECRET.encode() in path.read_bytes()]
+    kept = launch.kept_launch(tpu_command.load_settings())
+    assert kept is not None
+    assert kept.arguments[-2:] == ["--train.max_steps", "5"]
