@@ -208,12 +208,12 @@ def test_a_full_disk_costs_no_older_checkpoint_and_the_next_save_tries_again(tmp
                 checkpoints.save(small(step, SIZE), run_state(step), {})
                 checkpoints.wait()
             assert steps(tmp_path) == [1, 2]
-            assert sorted(path.name for path in (tmp_path / FOLDER).iterdir()) == ["1", "2"]
+        (tmp_path / FOLDER / ".3.partial").mkdir(exist_ok=True)  # as a writer that is late with its end leaves it
         newest = checkpoints.newest_whole(small_shapes(SIZE))
         checkpoints.save(small(5, SIZE), run_state(5), {})
     assert newest is not None
     assert newest[0].params["w"].tolist() == [2.0] * SIZE
-    assert steps(tmp_path) == [1, 5]
+    assert sorted(path.name for path in (tmp_path / FOLDER).iterdir()) == ["1", "5"]
     assert len(said) == 3
     for step, line in zip((3, 4), said, strict=False):
         assert line.startswith(f"{tmp_path}: step {step} could not be saved (")
