@@ -146,7 +146,7 @@ def test_without_a_token_it_goes_on_asking(cloud: Cloud) -> None:
     said = cloud.guard("now").splitlines()
     assert "no token: HTTP Error 404" in said[0]
     assert said[-1].endswith("404; 404")
-    assert cloud.deleted == BOTH
+    assert cloud.deleted[-2:] == BOTH  # the token may come between two questions
 
 
 def test_without_hours_nothing_happens(cloud: Cloud) -> None:
