@@ -35,12 +35,13 @@ lint: .venv/installed  ## format, style and types
 
 check: lint test  ## what CI runs
 
-bench: .venv/installed  ## our numbers beside the peer's
+bench: .venv/installed .venv/libtpu  ## our numbers beside the peer's
 	$(BIN)/python benchmarks/records.py
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/perplexity.py
+	PYTHONPATH=.venv/libtpu $(BIN)/python benchmarks/tpu_compile.py
 
 clean:  ## remove the environment and caches; runs/ and data/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache *.egg-info
