@@ -3,14 +3,11 @@
 Dimensions: B batch, T query position, S key position or slot of the cache, H heads, K head size.
 """
 
-from typing import Any, cast
-
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.model.blocked_attention import attend_in_blocks
 from jaxgpt.model.dropout import dropout
-
-_QUERIES = 128  # of a piece, where attention is computed in pieces
 
 
 def attend(
@@ -24,7 +21,7 @@ def attend(
 ) -> jax.Array:
     """Each position's average of the values it may see: those at or before it, in its own segment -> (B, T, H, K).
 
-    Scores and softmax are float32 whatever the inputs are; the result has the dtype of `v_BSHK`.
+    The softmax is float32 whatever the inputs are; the result has the dtype of `v_BSHK`.
     segments_BT: int, equal numbers may see each other; None means one segment per row.
     scale: of the scores; None means 1 / sqrt(K).
     Source: Vaswani et al. 2017, section 3.2.1.
@@ -32,38 +29,10 @@ def attend(
     scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
     if dropout_rate and dropout_keys_B is not None:
         return _all_at_once(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale, dropout_rate, dropout_keys_B)
-    return _attend(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale)
-
-
-@jax.custom_vjp
-def _attend(
-    q_BTHK: jax.Array,
-    k_BTHK: jax.Array,
-    v_BTHK: jax.Array,
-    segments_BT: jax.Array | None,
-    scale: jax.Array | float,
-) -> jax.Array:
-    """`attend` without dropout. Where nobody asks for gradients, a CPU takes a head at a time."""
-    return cast(
-        jax.Array,
-        jax.lax.platform_dependent(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale, cpu=_head_by_head, default=_all_at_once),
-    )
-
-
-def _forward(*inputs: Any) -> tuple[jax.Array, Any]:
-    q_BTHK, k_BTHK, v_BTHK, segments_BT, scale = inputs
-
-    def attended(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array) -> jax.Array:
-        return _all_at_once(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale)
-
-    return jax.vjp(attended, q_BTHK, k_BTHK, v_BTHK)
-
-
-def _backward(pull_back: Any, outer_BTHK: jax.Array) -> tuple[Any, ...]:
-    return *pull_back(outer_BTHK), None, None
-
-
-_attend.defvjp(_forward, _backward)
+    # In few bits this rounds q once more, but for GPT-2's heads of 64 the factor is a power of two.
+    scaled_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype)
+    heads_first = (jnp.swapaxes(x, 1, 2) for x in (scaled_BTHK, k_BSHK, v_BSHK))
+    return jnp.swapaxes(attend_in_blocks(*heads_first, segments_BT), 1, 2)
 
 
 def _all_at_once(
@@ -86,39 +55,6 @@ def _all_at_once(
     probs_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BSHK.dtype)
     probs_BHTS = dropout(probs_BHTS, dropout_rate, dropout_keys_B)
     return jnp.einsum("BHTS,BSHK->BTHK", probs_BHTS, v_BSHK)
-
-
-def _head_by_head(
-    q_BTHK: jax.Array,
-    k_BTHK: jax.Array,
-    v_BTHK: jax.Array,
-    segments_BT: jax.Array | None,
-    scale: jax.Array | float,
-) -> jax.Array:
-    """The same in pieces whose scores stay in a processor's cache; keys after a piece's last query are left out."""
-    n_rows, n_tokens, n_head, _ = q_BTHK.shape
-
-    def one_head(number: jax.Array) -> jax.Array:
-        row, head = number // n_head, number % n_head
-        at = jax.lax.dynamic_index_in_dim
-        q_TK, k_TK, v_TK = (at(at(x, row, 0, False), head, 1, False) for x in (q_BTHK, k_BTHK, v_BTHK))
-        segments_T = None if segments_BT is None else at(segments_BT, row, 0, False)
-        pieces = []
-        for begin in range(0, n_tokens, _QUERIES):
-            end = min(begin + _QUERIES, n_tokens)
-            scores_TS = jnp.einsum("TK,SK->TS", q_TK[begin:end], k_TK[:end], preferred_element_type=jnp.float32)
-            visible_TS = jnp.arange(begin, end)[:, None] >= jnp.arange(end)
-            if segments_T is not None:
-                visible_TS &= segments_T[begin:end, None] == segments_T[:end]
-            scores_TS = jnp.where(visible_TS, scores_TS * scale, jnp.finfo(jnp.float32).min)
-            # Without the barrier XLA computes the exponentials twice.
-            exps_TS = jax.lax.optimization_barrier(jnp.exp(scores_TS - scores_TS.max(-1, keepdims=True)))
-            out_TK = jnp.einsum("TS,SK->TK", exps_TS.astype(v_TK.dtype), v_TK[:end], preferred_element_type=jnp.float32)
-            pieces.append(out_TK / exps_TS.sum(-1, keepdims=True))
-        return jnp.concatenate(pieces).astype(v_TK.dtype)
-
-    heads = jax.lax.map(one_head, jnp.arange(n_rows * n_head))
-    return jnp.moveaxis(heads.reshape(n_rows, n_head, n_tokens, -1), 1, 2)
 
 
 def attend_cached(
