@@ -3,21 +3,24 @@
 Dimensions: N tokens, D n_embd, V vocabulary (padded), C tokens of a chunk, R rows of a piece of the table.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-# Most tokens whose logits exist at the same time. Large enough for full-speed matrix products, small enough that the
-# logits of GPT-2's vocabulary (103 MB in float32) come and go in one buffer.
+# Most tokens whose logits exist at the same time, on a CPU and where a second model's logits exist as well. Large
+# enough for full-speed matrix products, small enough that the logits of GPT-2's vocabulary (103 MB in float32) come and
+# go in one buffer.
 _CHUNK = 512
+_LOGITS_BYTES = 1 << 28  # the same for an accelerator, where each chunk also reads and writes the table's gradient
 _PIECE = 1024  # about as many rows of the table, where logits are for all tokens but not for the whole vocabulary
 _Sums = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def _chunks(x: jax.Array) -> jax.Array:
-    """x (N, …) in equal parts of at most _CHUNK, the last one filled with zeros -> (parts, C, …)."""
-    n_parts = -(-x.shape[0] // _CHUNK)
+def _chunks(x: jax.Array, most: int = _CHUNK) -> jax.Array:
+    """x (N, …) in equal parts of at most so many, the last one filled with zeros -> (parts, C, …)."""
+    n_parts = -(-x.shape[0] // most)
     chunk = -(-x.shape[0] // n_parts)
     filling = ((0, n_parts * chunk - x.shape[0]), *((0, 0),) * (x.ndim - 1))
     return jnp.pad(x, filling).reshape(n_parts, chunk, *x.shape[1:])
@@ -77,57 +80,66 @@ def weighted_nll(
     return (token_nll(hidden_ND, table_VD, targets_N, vocab_size) * weights_N).sum()
 
 
-def _exps(
-    hidden_CD: jax.Array, targets_C: jax.Array, table_VD: jax.Array, vocab_size: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """nll (C,), exp(logits - their maximum) (C, V) with zeros for padding, and the sums of the latter (C, 1)."""
-    table_VD = table_VD.astype(hidden_CD.dtype)
-    logits_CV = jnp.einsum("CD,VD->CV", hidden_CD, table_VD, preferred_element_type=jnp.float32)
-    logits_CV = jnp.where(jnp.arange(table_VD.shape[0]) < vocab_size, logits_CV, -jnp.inf)
-    # The barriers stop XLA from computing the exponentials again for each of their three uses.
-    logits_CV = jax.lax.optimization_barrier(logits_CV)
-    max_C1 = logits_CV.max(-1, keepdims=True)
-    exps_CV = jax.lax.optimization_barrier(jnp.exp(logits_CV - max_C1))
-    sums_C1 = exps_CV.sum(-1, keepdims=True)
-    target_C = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1)[:, 0]
-    return (jnp.log(sums_C1) + max_C1)[:, 0] - target_C, exps_CV, sums_C1
+Gradients = tuple[jax.Array, jax.Array]
 
 
 def _forward(
     hidden_ND: jax.Array, table_VD: jax.Array, targets_N: jax.Array, weights_N: jax.Array, vocab_size: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The value, and the gradients as residuals.
+) -> tuple[jax.Array, Gradients]:
+    """The value, and the gradients as residuals."""
+    in_memory = max(_CHUNK, _LOGITS_BYTES // (4 * table_VD.shape[0]))
+    # On a CPU the barriers stop XLA from computing the exponentials again for each of their three uses. An accelerator
+    # has them computed within the products that use them.
+    cpu = partial(_with_gradients, vocab_size=vocab_size, chunk=_CHUNK, keep=jax.lax.optimization_barrier)
+    other = partial(_with_gradients, vocab_size=vocab_size, chunk=in_memory, keep=lambda x: x)
+    loss, grads = jax.lax.platform_dependent(hidden_ND, table_VD, targets_N, weights_N, cpu=cpu, default=other)
+    return loss, grads
 
-    With p = exps / sums, d nll / d logits = p - onehot(target). Dividing by the sums is done on the (C, D) sides of
+
+def _with_gradients(
+    hidden_ND: jax.Array,
+    table_VD: jax.Array,
+    targets_N: jax.Array,
+    weights_N: jax.Array,
+    *,
+    vocab_size: int,
+    chunk: int,
+    keep: Callable[[jax.Array], jax.Array],
+) -> tuple[jax.Array, Gradients]:
+    """With p = exps / sums, d nll / d logits = p - onehot(target). Dividing by the sums is done on the (C, D) sides of
     the products, and the one-hot part is a gather and a scatter, so the (C, V) array is touched no further.
+
+    keep: what becomes of the arrays (C, V).
     """
     n_tokens, n_embd = hidden_ND.shape
-    dtype = hidden_ND.dtype
-    table_in_dtype = table_VD.astype(dtype)
+    dtype, float32 = hidden_ND.dtype, jnp.float32
+    rounded_VD = table_VD.astype(dtype)
 
-    def chunk(grad_table_VD: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def one_chunk(grad_table_VD: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, Gradients]:
         hidden_CD, targets_C, weights_C = part
-        nll_C, exps_CV, sums_C1 = _exps(hidden_CD, targets_C, table_VD, vocab_size)
+        logits_CV = jnp.einsum("CD,VD->CV", hidden_CD, rounded_VD, preferred_element_type=float32)
+        logits_CV = keep(jnp.where(jnp.arange(table_VD.shape[0]) < vocab_size, logits_CV, -jnp.inf))
+        max_C1 = logits_CV.max(-1, keepdims=True)
+        exps_CV = keep(jnp.exp(logits_CV - max_C1))
+        sums_C1 = exps_CV.sum(-1, keepdims=True)
         exps_CV = exps_CV.astype(dtype)
+        target_CD = rounded_VD[targets_C].astype(float32)
+        nll_C = (jnp.log(sums_C1) + max_C1)[:, 0] - (hidden_CD.astype(float32) * target_CD).sum(-1)
         scale_C1 = weights_C[:, None] / sums_C1
-        mean_CD = jnp.einsum("CV,VD->CD", exps_CV, table_in_dtype, preferred_element_type=jnp.float32) * scale_C1
-        grad_hidden_CD = mean_CD - table_VD[targets_C] * weights_C[:, None]
+        mean_CD = jnp.einsum("CV,VD->CD", exps_CV, rounded_VD, preferred_element_type=float32) * scale_C1
+        grad_hidden_CD = mean_CD - target_CD * weights_C[:, None]
         grad_table_VD += jnp.einsum(
-            "CV,CD->VD", exps_CV, (hidden_CD * scale_C1).astype(dtype), preferred_element_type=jnp.float32
+            "CV,CD->VD", exps_CV, (hidden_CD * scale_C1).astype(dtype), preferred_element_type=float32
         )
-        return grad_table_VD, ((nll_C * weights_C).sum(), grad_hidden_CD)
+        return grad_table_VD, ((nll_C * weights_C).sum(), grad_hidden_CD.astype(dtype))
 
-    grad_table_VD, (losses, grad_hidden) = jax.lax.scan(
-        chunk, jnp.zeros(table_VD.shape, jnp.float32), (_chunks(hidden_ND), _chunks(targets_N), _chunks(weights_N))
-    )
-    grad_table_VD = grad_table_VD.at[targets_N].add(-hidden_ND.astype(jnp.float32) * weights_N[:, None])
-    grad_hidden_ND = grad_hidden.reshape(-1, n_embd)[:n_tokens]
-    return losses.sum(), (grad_hidden_ND.astype(dtype), grad_table_VD)
+    parts = tuple(_chunks(x, chunk) for x in (hidden_ND, targets_N, weights_N))
+    grad_table_VD, (losses, grad_hidden) = jax.lax.scan(one_chunk, jnp.zeros(table_VD.shape, float32), parts)
+    grad_table_VD = grad_table_VD.at[targets_N].add(-hidden_ND.astype(float32) * weights_N[:, None])
+    return losses.sum(), (grad_hidden.reshape(-1, n_embd)[:n_tokens], grad_table_VD)
 
 
-def _backward(
-    vocab_size: int, grads: tuple[jax.Array, jax.Array], outer: jax.Array
-) -> tuple[jax.Array, jax.Array, None, None]:
+def _backward(vocab_size: int, grads: Gradients, outer: jax.Array) -> tuple[jax.Array, jax.Array, None, None]:
     grad_hidden_ND, grad_table_VD = grads
     return (grad_hidden_ND * outer).astype(grad_hidden_ND.dtype), grad_table_VD * outer, None, None
 

@@ -1,13 +1,15 @@
 """The fused loss against log-softmax written out: in float64 for values, by autodiff for gradients; what is added to it
 against PyTorch."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from jaxgpt.model.loss import smoothing, token_nll, token_scores, weighted_kl, weighted_nll
+from jaxgpt.model.loss import _with_gradients, smoothing, token_nll, token_scores, weighted_kl, weighted_nll
 
 D, VOCAB, ROWS = 13, 131, 256
 
@@ -51,6 +53,35 @@ def test_values_and_gradients_at_the_edges_of_chunks(n: int) -> None:
     np.testing.assert_allclose(grad_table, plain_table, rtol=1e-4, atol=1e-4)
     assert (np.asarray(grad_table)[VOCAB:] == 0).all()
     assert (np.asarray(grad_hidden)[np.asarray(weights) == 0] == 0).all()
+
+
+@pytest.mark.parametrize("chunk", [100, 512, 5000])
+def test_an_accelerators_way_gives_the_same(chunk: int) -> None:
+    inputs = _inputs(1100)
+    value, grads = _value_and_grads(*inputs, VOCAB)
+    other = jax.jit(partial(_with_gradients, vocab_size=VOCAB, chunk=chunk, keep=lambda x: x))
+    other_value, other_grads = other(*inputs)
+    assert other_value == pytest.approx(float(value), rel=1e-6)
+    for grad, other_grad in zip(grads, other_grads, strict=True):
+        np.testing.assert_allclose(grad, other_grad, rtol=1e-5, atol=1e-5)
+
+
+def test_memory_does_not_grow_by_the_vocabulary_for_each_token() -> None:
+    rows = 4096
+
+    def temporary(n_tokens: int) -> int:
+        shapes = (
+            jax.ShapeDtypeStruct((n_tokens, D), jnp.float32),
+            jax.ShapeDtypeStruct((rows, D), jnp.float32),
+            jax.ShapeDtypeStruct((n_tokens,), jnp.int32),
+            jax.ShapeDtypeStruct((n_tokens,), jnp.float32),
+        )
+        analysis = _value_and_grads.lower(*shapes, rows).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
+    few, many = 1024, 8192
+    logits_of_the_others = 4 * rows * (many - few)
+    assert temporary(many) - temporary(few) < 0.05 * logits_of_the_others
 
 
 def test_gradients_equal_finite_differences_in_float64() -> None:
