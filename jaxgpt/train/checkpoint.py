@@ -67,7 +67,7 @@ def items_of(state: TrainState) -> dict[str, Any]:
 def write_checkpoint(folder: Path, items: dict[str, Any], content: dict[str, Any], metrics: dict[str, float]) -> None:
     """The folder appears when all of it is on the disk; if this fails, nothing of it stays."""
     partial = folder.with_name(f".{folder.name}.partial")
-    for left in folder.parent.glob(".*.partial"):  # of a process that was killed, or a writer that ended after its error
+    for left in folder.parent.glob(".*.partial"):  # of a killed process, or of threads that ended after an error
         shutil.rmtree(left, ignore_errors=True)
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(items))
     free = shutil.disk_usage(folder.parent).free
