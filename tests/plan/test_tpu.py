@@ -46,8 +46,9 @@ def check(planned: Plan, n_params: int, shards: int) -> None:
     assert planned.memory["parameters"] == pytest.approx(4 * n_params / shards, rel=0.05)
     assert planned.memory["optimizer state"] == pytest.approx(8 * n_params / shards, rel=0.05)
     assert planned.mfu is not None
-    # Published for these sizes on TPU v3: 48 % (124M, gpt-jax) and 48 % (1.3B, midGPT).
-    assert 0.3 < planned.mfu < 0.6
+    # Published for these sizes on TPU v3: 48 % (124M, gpt-jax, which keeps all scores) and 48 % (1.3B, midGPT), where
+    # devices wait for each other, too.
+    assert 0.4 < planned.mfu < 0.75
 
 
 def test_gpt2_small_fits_a_v3_128_under_pmap() -> None:
@@ -61,7 +62,7 @@ def test_gpt2_xl_fits_a_v3_128_under_fsdp() -> None:
 
 def test_what_is_too_large_is_a_plan_and_no_error() -> None:
     model = ModelConfig(n_layer=1, dtype="bfloat16", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    planned = make_plan(Config(output="", model=model, train=TrainConfig(batch_size=2048)), find_machine("v3:2x2"))
+    planned = make_plan(Config(output="", model=model, train=TrainConfig(batch_size=8192)), find_machine("v3:2x2"))
     assert not planned.fits
     assert planned.bytes_per_device > 16 * GIB
     assert planned.step_seconds is None
