@@ -39,6 +39,7 @@ bench: .venv/installed .venv/libtpu  ## our numbers beside the peer's
 	$(BIN)/python benchmarks/records.py
 	$(BIN)/python benchmarks/prepare.py
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/perplexity.py
 	PYTHONPATH=.venv/libtpu $(BIN)/python benchmarks/tpu_compile.py
