@@ -127,6 +127,9 @@ def _ask(
         _, error = process.communicate()  # gcloud tries again and again, and says why only here
         why = _last_telling(error.decode("utf-8", "replace"))
         return Answer(worker, {}, f"no answer in {seconds:.0f} s" + (f": {why}" if why else ""), reached=False)
+    except KeyboardInterrupt:  # of the one call that is made in the main thread
+        _end(process)
+        raise
     finally:
         running.discard(process)
     heard, said = out.decode("utf-8", "replace"), error.decode("utf-8", "replace")

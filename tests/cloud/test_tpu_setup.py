@@ -140,6 +140,25 @@ def test_gcloud_makes_its_key_once_and_alone(actors: World, monkeypatch: pytest.
     assert len(actors.calls(" ssh ")) == len(calls) + 4
 
 
+def test_ctrl_c_ends_the_call_that_makes_the_key(
+    actors: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended = []
+    end = hosts._end
+    monkeypatch.setattr(hosts, "_end", lambda process: (ended.append(process.pid), end(process)))
+    monkeypatch.setattr(hosts, "_KEY", tmp_path / "key")
+    assert tpu("create") == 0
+    with actors.state() as state:
+        state["hanging"] = [0]
+    before = signal.signal(signal.SIGALRM, lambda *rest: signal.default_int_handler(signal.SIGINT, None))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 2)
+        assert tpu("status") == 130
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(ended) == 1
+
+
 def test_hosts_that_the_settings_do_not_know_of_are_not_left_out(
     ready: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
