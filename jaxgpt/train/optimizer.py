@@ -12,22 +12,36 @@ import optax
 
 from jaxgpt.model.stack import Params
 from jaxgpt.optimizer_config import OptimizerConfig
+from jaxgpt.train.adam import scale_by_adam
 
 Path = tuple[jax.tree_util.DictKey, ...]
 
 
-def make_optimizer(cfg: OptimizerConfig, learning_rate: jax.Array | float) -> optax.GradientTransformation:
+def make_optimizer(
+    cfg: OptimizerConfig, learning_rate: jax.Array | float, good: jax.Array | bool = True
+) -> optax.GradientTransformation:
     """Gradients -> changes of the parameters, for one step with this learning rate; the rate may be traced.
 
     The state's structure depends on cfg only. `update` needs the parameters. Weight decay is decoupled and scaled by
     the learning rate (Loshchilov and Hutter 2019, in PyTorch's form).
+    good: false, possibly traced, leaves the state as it is; the changes are then of no use.
     """
     return optax.chain(
-        optax.clip_by_global_norm(cfg.max_grad_norm),
-        _direction(cfg),
+        _clip(cfg.max_grad_norm),
+        _direction(cfg, good),
         optax.add_decayed_weights(cfg.weight_decay, decay_mask),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _clip(most: float) -> optax.GradientTransformation:
+    """To a global norm of at most so much. Optax's divides, for which XLA keeps a copy of all gradients."""
+
+    def scale(grads: Params, _: Params | None) -> Params:
+        factor = jnp.minimum(1.0, most / optax.tree.norm(grads))
+        return jax.tree.map(lambda grad: grad * factor, grads)
+
+    return optax.stateless(scale)
 
 
 def decay_mask(params: Params) -> Params:
@@ -41,20 +55,27 @@ def decay_mask(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def _direction(cfg: OptimizerConfig) -> optax.GradientTransformation:
+def _direction(cfg: OptimizerConfig, good: jax.Array | bool) -> optax.GradientTransformation:
+    adam = scale_by_adam(cfg.b1, cfg.b2, cfg.eps, good)
     match cfg.name:
         case "adamw":
-            return _adam(cfg)
+            return adam
         case "lion":
-            return optax.scale_by_lion(cfg.b1, cfg.b2)
+            return _only_if(good, optax.scale_by_lion(cfg.b1, cfg.b2))
         case "adafactor":
-            return _adafactor(cfg)
+            return _only_if(good, _adafactor(cfg))
         case "muon":
-            return optax.partition({"muon": _muon(cfg), "adamw": _adam(cfg)}, _muon_labels)
+            return optax.partition({"muon": _only_if(good, _muon(cfg)), "adamw": adam}, _muon_labels)
 
 
-def _adam(cfg: OptimizerConfig) -> optax.GradientTransformation:
-    return optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
+def _only_if(good: jax.Array | bool, inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner`, whose state stays as it is where `good` is false."""
+
+    def update(grads: Params, state: optax.OptState, params: Params | None = None) -> tuple[Params, optax.OptState]:
+        updates, new = inner.update(grads, state, params)
+        return updates, jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def _muon_labels(params: Params) -> Params:

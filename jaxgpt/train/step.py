@@ -137,17 +137,17 @@ def update(cfg: Config, state: TrainState, sums: Sums, grads: Params) -> tuple[T
     """
     empty = sums.weight == 0
     weight = jnp.where(empty, 1.0, sums.weight)
-    grads = jax.tree.map(lambda grad: grad / weight, grads)
+    per_weight = 1 / weight
+    grads = jax.tree.map(lambda grad: grad * per_weight, grads)
     loss, grad_norm = sums.loss / weight, optax.tree.norm(grads)
     good, guard = judge(cfg.guard, state.guard, loss, grad_norm)
     # A batch without targets is not bad, but it changes nothing and tells nothing.
     guard = jax.tree.map(lambda new, old: jnp.where(empty, old, new), guard, state.guard)
     good &= ~empty
     learning_rate = make_schedule(cfg.optimizer, cfg.train.max_steps, cfg.model.n_embd)(state.step)
-    optimizer = make_optimizer(cfg.optimizer, learning_rate)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    new = (optax.apply_updates(state.params, updates), opt_state)
-    params, opt_state = jax.tree.map(lambda new, old: jnp.where(good, new, old), new, (state.params, state.opt_state))
+    optimizer = make_optimizer(cfg.optimizer, learning_rate, good)
+    changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(lambda old, change: jnp.where(good, old + change, old), state.params, changes)
     metrics = {
         "loss": loss,
         "grad_norm": grad_norm,

@@ -226,6 +226,36 @@ def test_a_quadratic_falls(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_bad_step_leaves_the_state_as_it_was(name: str) -> None:
+    cfg, params = _config(name), _like(_shapes(SMALL), 0)
+
+    @jax.jit
+    def update(good: jax.Array, grads: Params, state: optax.OptState) -> optax.OptState:
+        return make_optimizer(cfg, 0.01, good).update(grads, state, params)[1]
+
+    good, bad = _like(params, 1), jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+    state = _init(cfg, params)
+    for grads, is_good in ((bad, False), (good, True), (bad, False)):
+        new = update(jnp.asarray(is_good), grads, state)
+        if not is_good:
+            _equal(new, state)
+        state = new
+    _equal(state, update(jnp.asarray(True), good, _init(cfg, params)))
+
+
+def test_adam_equals_optax() -> None:
+    cfg, params = _config("adamw", b1=0.8, b2=0.9, eps=1e-3), _like(_shapes(SMALL), 0)
+    theirs = optax.scale_by_adam(0.8, 0.9, 1e-3)
+    state, their_state = _init(cfg, params), theirs.init(params)
+    for seed in range(1, 4):
+        grads = _like(params, seed)
+        updates, state = jax.jit(make_optimizer(cfg, -1.0).update)(grads, state, params)
+        their_updates, their_state = jax.jit(theirs.update)(grads, their_state)
+        _equal(updates, their_updates, rtol=1e-5, atol=1e-6)
+        _equal(state[1], their_state, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_taken_up_from_numpy_it_goes_on_bit_for_bit(name: str) -> None:
     cfg = _config(name, weight_decay=0.1, max_grad_norm=1.0)
     params = _like(_shapes(SMALL), 9)
