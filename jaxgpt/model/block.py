@@ -10,9 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.model.activations import ACTIVATIONS
 from jaxgpt.model.attention import attend, attend_cached
 from jaxgpt.model.dropout import dropout, site_keys
-from jaxgpt.model.layers import ACTIVATIONS, LayerNorm, Linear
+from jaxgpt.model.layers import LayerNorm, Linear
 from jaxgpt.model_config import ModelConfig
 
 
