@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from jaxgpt.backend import keep_memory
 from jaxgpt.config import Config, DataConfig, OptimizerConfig, TrainConfig
 from jaxgpt.model.convert import from_hf_tensors
 from jaxgpt.model_config import ModelConfig
@@ -108,6 +109,8 @@ def _theirs(model: GPT2LMHeadModel, args: argparse.Namespace, compiled: bool) ->
 
 def _run_side(args: argparse.Namespace) -> None:
     """Prints the seconds of each counted step, and all losses."""
+    if args.side == "jaxgpt":
+        keep_memory()  # as `jaxgpt train` does
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=VOCAB,

@@ -6,6 +6,7 @@ Every value is checked once, where it is made; field names follow Hugging Face's
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jaxgpt.backend import check_flags
 from jaxgpt.checks import not_negative, positive, require
 from jaxgpt.model_config import ModelConfig
 from jaxgpt.optimizer_config import LossConfig, OptimizerConfig
@@ -48,14 +49,18 @@ class TrainConfig:
         batch_size: sequences per step, over all devices
         microbatches: parts that each device's share of a batch is computed in, one after the other, to save memory
         dropout: false turns the model's dropout off, for this stage of the training
+        xla_flags: for XLA's compiler: auto takes those that help on this kind of device, none takes none; or a text of
+            flags. What the variable XLA_FLAGS has already stays as it is
     """
 
     max_steps: int = 100_000
     batch_size: int = 512
     microbatches: int = 1
     dropout: bool = True
+    xla_flags: str = "auto"
 
     def __post_init__(self) -> None:
+        check_flags(self.xla_flags)
         positive("train", max_steps=self.max_steps, batch_size=self.batch_size, microbatches=self.microbatches)
 
 

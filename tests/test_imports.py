@@ -9,6 +9,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 BELOW = (
+    "jaxgpt.backend",
     "jaxgpt.caches",
     "jaxgpt.checks",
     "jaxgpt.config",
