@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.backend import HUGE_PAGES
+
 STEPS = 8  # of a round, of which the first two are not counted
 ROWS, LENGTH = 4, 256
 
@@ -85,7 +87,12 @@ def _lines(log: Path) -> list[dict[str, float]]:
 
 def _bare(folder: Path) -> dict[str, Any]:
     """Seconds of each step alone, in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--bare", str(folder)], check=True, stdout=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, __file__, "--bare", str(folder)],
+        env={**os.environ, **HUGE_PAGES},
+        check=True,
+        stdout=subprocess.PIPE,
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

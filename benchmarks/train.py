@@ -12,6 +12,7 @@ are to be the same.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from jaxgpt.backend import keep_memory
+from jaxgpt.backend import HUGE_PAGES
 from jaxgpt.config import Config, DataConfig, OptimizerConfig, TrainConfig
 from jaxgpt.model.convert import from_hf_tensors
 from jaxgpt.model_config import ModelConfig
@@ -109,8 +110,6 @@ def _theirs(model: GPT2LMHeadModel, args: argparse.Namespace, compiled: bool) ->
 
 def _run_side(args: argparse.Namespace) -> None:
     """Prints the seconds of each counted step, and all losses."""
-    if args.side == "jaxgpt":
-        keep_memory()  # as `jaxgpt train` does
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=VOCAB,
@@ -134,7 +133,9 @@ def _run_side(args: argparse.Namespace) -> None:
 
 
 def _in_process(side: str) -> dict[str, list[float]]:
-    done = subprocess.run([sys.executable, *sys.argv, "--side", side], check=True, stdout=subprocess.PIPE)
+    environment = {**os.environ, **(HUGE_PAGES if side == "jaxgpt" else {})}  # as `jaxgpt train` has it
+    command = [sys.executable, *sys.argv, "--side", side]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
     found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
     return found
 

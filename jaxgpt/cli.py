@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from io import TextIOWrapper
 
+from jaxgpt.backend import with_huge_pages
 from jaxgpt.caches import keep_compiled
 from jaxgpt.command import PROG, fail, run
 from jaxgpt.commands.comparing import compare
@@ -39,6 +40,8 @@ def main() -> None:
         hint = f"did you mean {near[0]}?" if near else f"the commands are {', '.join(COMMANDS)}"
         fail(f"{PROG} has no command {arguments[0]!r}; {hint}")
     keep_compiled()
+    if command is train:
+        with_huge_pages()
     with reliable_interrupts():
         run(lambda: command(arguments[1:]))
 

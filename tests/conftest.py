@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Programs of tests are small and run for milliseconds: most of their time is the compiler's, which need not optimise.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=0"  # else each process that trains would start twice
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"

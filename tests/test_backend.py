@@ -70,51 +70,45 @@ def test_other_flags_are_refused_with_what_is_allowed(flags: str) -> None:
         TrainConfig(xla_flags=flags)
 
 
-FAULTS = """
-import resource, sys
-import numpy as np
-from jaxgpt.backend import keep_memory
-if sys.argv[1] == "keep":
-    keep_memory()
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-np.ones(2**24)
-before = faults()
-for _ in range(4):
-    np.ones(2**24)
-print(faults() - before)
+AGAIN = """
+import os, sys
+from jaxgpt import cli
+def train(arguments):
+    print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *arguments)
+cli.COMMANDS["train"] = cli.train = train
+print(os.getpid(), flush=True)
+cli.main()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps memory in this way")
-def test_freed_memory_is_used_again_on_a_cpu_only() -> None:
-    def page_faults(mode: str, platforms: str) -> int:
-        environment = {**os.environ, "JAX_PLATFORMS": platforms}
-        done = subprocess.run(
-            [sys.executable, "-c", FAULTS, mode], env=environment, capture_output=True, text=True, check=True
-        )
-        return int(done.stdout)
-
-    pages = 4 * 2**24 * 8 // 4096
-    assert page_faults("keep", "cpu") < pages // 100
-    # Huge pages would hide it: then there is nothing to be shown.
-    if page_faults("leave", "cpu") > pages // 2:
-        assert page_faults("keep", "cuda") > pages // 2
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has such pages")
+@pytest.mark.parametrize(
+    ("platforms", "own", "starts", "has"),
+    [("cpu", None, 2, "glibc.malloc.hugetlb=1"), ("cpu", "mine", 1, "mine"), ("cuda", None, 1, "None")],
+)
+def test_training_on_a_cpu_starts_again_with_huge_pages(platforms: str, own: str | None, starts: int, has: str) -> None:
+    environment = {**os.environ, "JAX_PLATFORMS": platforms, "GLIBC_TUNABLES": own or ""}
+    if own is None:
+        del environment["GLIBC_TUNABLES"]
+    command = [sys.executable, "-c", AGAIN, "train", "--output", "a b"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len({line.split()[0] for line in found}) == 1  # one process, however often it started
+    assert len(found) == starts + 1
+    assert found[-1].split(maxsplit=1)[1] == f"{has} --output a b"
 
 
 class _ReachedError(Exception):
     pass
 
 
-def test_the_command_settles_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_sets_the_flags_first(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
     def reach(cfg: Config) -> None:
         raise _ReachedError
 
     monkeypatch.setattr(training, "set_flags", done.append)
-    monkeypatch.setattr(training, "keep_memory", lambda: done.append("memory"))
     monkeypatch.setattr(training, "_train", reach)
     with pytest.raises(_ReachedError):
         training.train(["--output", "runs/none", "--train.xla_flags", "none"])
-    assert done == ["none", "memory"]
+    assert done == ["none"]

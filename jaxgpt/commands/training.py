@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxgpt.backend import keep_memory, set_flags
+from jaxgpt.backend import set_flags
 from jaxgpt.command import make_parser, parse, print_json, run
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ def train(arguments: list[str]) -> None:
     cfg = Config(**{name: getattr(args, name) for name in Config.__dataclass_fields__})
 
     set_flags(cfg.train.xla_flags)
-    keep_memory()
     outcome = _train(cfg)
     if args.json:
         print_json({"run": cfg.output, **asdict(outcome)})
