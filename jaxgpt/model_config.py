@@ -8,6 +8,7 @@ from typing import Literal
 
 from jaxgpt.checks import positive, probability, require
 
+Kernel = Literal["blocks", "splash", "cudnn"]
 VOCAB_MULTIPLE = 128  # tables are padded to this many rows: matrix units work on tiles of 128
 
 
@@ -39,6 +40,9 @@ class ModelConfig:
         use_token_types: add the embedding of the speaker's role (token ids 0 and 1, as Hugging Face's token types)
         use_role_table: add the speaker's role from a table of its own instead
         dtype: of the matrix products; parameters, softmax, norms and loss stay float32
+        attention: how training computes it. blocks: in blocks of queries, on any machine; splash: by JAX's kernel for
+            TPUs from v4 on; cudnn: by NVIDIA's for GPUs, in bfloat16; auto takes the one made for the device, else
+            blocks. The same numbers but for rounding; with attn_pdrop everything is computed at once
         scan_layers: run the layers as a loop over stacked parameters: quicker to compile, slower to run. The same
             numbers; checkpoints of either kind load into the other
         remat: what the backward pass computes again instead of keeping it: none, everything but the results of matrix
@@ -66,6 +70,7 @@ class ModelConfig:
     use_token_types: bool = False
     use_role_table: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "blocks", "splash", "cudnn"] = "auto"
     scan_layers: bool = False
     remat: Literal["none", "full", "dots_saveable", "dots_with_no_batch_dims_saveable"] = "none"
 

@@ -3,11 +3,14 @@
 Dimensions: B batch, T query position, S key position or slot of the cache, H heads, K head size.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
 from jaxgpt.model.blocked_attention import attend_in_blocks
 from jaxgpt.model.dropout import dropout
+from jaxgpt.model.kernels import LANES, attend_by_cudnn, attend_by_splash
 
 
 def attend(
@@ -18,12 +21,13 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_keys_B: jax.Array | None = None,
     scale: jax.Array | float | None = None,
+    kernel: Literal["auto", "blocks", "splash", "cudnn"] = "auto",
 ) -> jax.Array:
     """Each position's average of the values it may see: those at or before it, in its own segment -> (B, T, H, K).
 
     The softmax is float32 whatever the inputs are; the result has the dtype of `v_BSHK`.
     segments_BT: int, equal numbers may see each other; None means one segment per row.
-    scale: of the scores; None means 1 / sqrt(K).
+    scale: of the scores; None means 1 / sqrt(K). kernel: as model.attention; auto is blocks, where no device is known.
     Source: Vaswani et al. 2017, section 3.2.1.
     """
     scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
@@ -31,8 +35,12 @@ def attend(
         return _all_at_once(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale, dropout_rate, dropout_keys_B)
     # In few bits this rounds q once more, but for GPT-2's heads of 64 the factor is a power of two.
     scaled_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype)
-    heads_first = (jnp.swapaxes(x, 1, 2) for x in (scaled_BTHK, k_BSHK, v_BSHK))
-    return jnp.swapaxes(attend_in_blocks(*heads_first, segments_BT), 1, 2)
+    if kernel == "cudnn":
+        return attend_by_cudnn(scaled_BTHK, k_BSHK, v_BSHK, segments_BT)
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (scaled_BTHK, k_BSHK, v_BSHK))
+    by_splash = kernel == "splash" and q_BTHK.shape[1] % LANES == 0
+    out_BHTK = attend_by_splash(q, k, v, segments_BT) if by_splash else attend_in_blocks(q, k, v, segments_BT)
+    return jnp.swapaxes(out_BHTK, 1, 2)
 
 
 def _all_at_once(

@@ -55,7 +55,14 @@ class Attention(nn.Module):
         q_BTHK, k_BTHK, v_BTHK = (part.reshape(*part.shape[:-1], cfg.n_head, -1) for part in jnp.split(qkv, 3, axis=-1))
         if cache is None or chunk is None:
             out_BTHK = attend(
-                q_BTHK, k_BTHK, v_BTHK, segments_BT, cfg.attn_pdrop, site_keys(keys_B, 0), self._scale(layer)
+                q_BTHK,
+                k_BTHK,
+                v_BTHK,
+                segments_BT,
+                cfg.attn_pdrop,
+                site_keys(keys_B, 0),
+                self._scale(layer),
+                cfg.attention,
             )
         else:
             cache = LayerCache(

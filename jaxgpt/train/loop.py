@@ -13,6 +13,7 @@ from tqdm import tqdm
 from jaxgpt.config import Config
 from jaxgpt.data.manifest import TOKENIZER_FOLDER
 from jaxgpt.errors import UserError
+from jaxgpt.model.attention_choice import explain
 from jaxgpt.train.checkpoint import RunState, steps
 from jaxgpt.train.flops import peak_flops, train_flops_per_token
 from jaxgpt.train.health import check_devices
@@ -79,6 +80,7 @@ def _train(cfg: Config, hosts: Hosts, stop: StopRequest) -> Outcome:
         first = _on_first(lambda: Telemetry(cfg, asdict(cfg), logs_from, wandb_id), stack)
         log: Log = first or stack.enter_context(of_other_hosts(cfg, logs_from))
         log.say(began.said)
+        log.say(explain(cfg.model, trainer.parallel.devices[0], cfg.train.dropout))
         return _Loop(trainer, began, checkpoints, initial, log, stop).run()
 
 

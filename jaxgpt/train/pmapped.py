@@ -4,6 +4,7 @@ The state goes in and out with `None` as its axis, so on every host it is an ord
 own devices: no leading device axis to strip, checkpoints are independent of the number of devices, and donation works.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.config import Config
 from jaxgpt.model import gpt2
+from jaxgpt.model.attention_choice import chosen
 from jaxgpt.model.stack import Params
 from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.parallel import EvalStep, TrainStep, placed
@@ -55,6 +57,9 @@ class Pmapped:
         return jax.device_put(parts, self._split)
 
     def train_step(self, cfg: Config, reference: ModelConfig | None = None) -> TrainStep:
+        cfg = replace(cfg, model=chosen(cfg.model, self.devices[0]))
+        reference = reference and chosen(reference, self.devices[0])
+
         def step(state: TrainState, batch: Batch, like: Params | None) -> tuple[TrainState, Metrics]:
             others = (reference, _REPLICA, like) if reference and like else None
             sums, grads = gradients(cfg, _REPLICA, state.params, state.step, batch, others)
@@ -71,6 +76,7 @@ class Pmapped:
         return lambda state, batch, reference=None: mapped(state, batch, reference)
 
     def eval_step(self, model: ModelConfig) -> EvalStep:
+        model = chosen(model, self.devices[0])
         return jax.pmap(
             partial(eval_step, model, _REPLICA),
             axis_name=AXIS,

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxgpt.config import Config
 from jaxgpt.errors import UserError
 from jaxgpt.model import gpt2
+from jaxgpt.model.attention_choice import chosen
 from jaxgpt.model.stack import Params
 from jaxgpt.model_config import ModelConfig
 from jaxgpt.train.parallel import EvalStep, TrainStep, placed
@@ -87,6 +88,8 @@ class Sharded:
         return Replica(_AXES, meet, put_outer_together, lambda params: _together(params, of_layer))
 
     def train_step(self, cfg: Config, reference: ModelConfig | None = None) -> TrainStep:
+        cfg = replace(cfg, model=chosen(cfg.model, self.devices[0]))
+        reference = reference and chosen(reference, self.devices[0])
         own, shapes = self._replica(cfg.model), jax.eval_shape(partial(init_state, cfg))
         specs = _specs(shapes.params, self._n_shards)
         like_specs = _specs(gpt2.param_shapes(reference), self._n_shards) if reference else None
@@ -112,6 +115,7 @@ class Sharded:
         return lambda state, batch, reference=None: compiled(state, batch, reference)
 
     def eval_step(self, model: ModelConfig) -> EvalStep:
+        model = chosen(model, self.devices[0])
         mapped = jax.shard_map(
             partial(eval_step, model, self._replica(model)),
             mesh=self._mesh,

@@ -50,6 +50,14 @@ def test_the_state_of_adamw_is_three_times_the_parameters(h100: Plan) -> None:
     assert h100.fits
 
 
+def test_attention_by_a_kernel_is_planned_as_blocks(h100: Plan) -> None:
+    with_kernel = replace(CFG, model=replace(MODEL, attention="cudnn"))
+    found = make_plan(with_kernel, find_machine("gpu:h100x2"), price=3.0)
+    assert found.cfg.model.attention == "cudnn"
+    assert found.step_seconds == h100.step_seconds
+    assert found.memory == h100.memory
+
+
 def test_time_speed_and_cost_follow_from_each_other(h100: Plan) -> None:
     report = as_json(h100)
     seconds = report["step_seconds"]
