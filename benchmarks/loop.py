@@ -132,10 +132,12 @@ def _time_bare(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="2 or more: the first one compiles")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON in the last line")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.rounds < 2:
+        parser.error(f"--rounds {args.rounds} is too few: a start with everything compiled needs 2")
     if args.bare:
         _time_bare(args.bare)
         return
