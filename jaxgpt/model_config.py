@@ -9,6 +9,7 @@ from typing import Literal
 from jaxgpt.checks import positive, probability, require
 
 Kernel = Literal["blocks", "splash", "cudnn"]
+Attention = Literal["auto", Kernel]
 VOCAB_MULTIPLE = 128  # tables are padded to this many rows: matrix units work on tiles of 128
 
 
@@ -70,7 +71,7 @@ class ModelConfig:
     use_token_types: bool = False
     use_role_table: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["auto", "blocks", "splash", "cudnn"] = "auto"
+    attention: Attention = "auto"
     scan_layers: bool = False
     remat: Literal["none", "full", "dots_saveable", "dots_with_no_batch_dims_saveable"] = "none"
 

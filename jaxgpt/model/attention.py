@@ -3,14 +3,13 @@
 Dimensions: B batch, T query position, S key position or slot of the cache, H heads, K head size.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
 from jaxgpt.model.blocked_attention import attend_in_blocks
 from jaxgpt.model.dropout import dropout
 from jaxgpt.model.kernels import LANES, attend_by_cudnn, attend_by_splash
+from jaxgpt.model_config import Attention
 
 
 def attend(
@@ -21,7 +20,7 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_keys_B: jax.Array | None = None,
     scale: jax.Array | float | None = None,
-    kernel: Literal["auto", "blocks", "splash", "cudnn"] = "auto",
+    kernel: Attention = "auto",
 ) -> jax.Array:
     """Each position's average of the values it may see: those at or before it, in its own segment -> (B, T, H, K).
 

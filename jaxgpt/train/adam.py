@@ -20,15 +20,13 @@ def scale_by_adam(b1: float, b2: float, eps: float, good: jax.Array | bool) -> o
     def update(
         grads: Params, state: optax.ScaleByAdamState, params: Params | None = None
     ) -> tuple[Params, optax.ScaleByAdamState]:
-        def moment(decay: float, order: int) -> Params:
+        def moment(olds: Params, decay: float, order: int) -> Params:
             return jax.tree.map(
-                lambda old, grad: jnp.where(good, decay * old + (1 - decay) * grad**order, old),
-                state.mu if order == 1 else state.nu,
-                grads,
+                lambda old, grad: jnp.where(good, decay * old + (1 - decay) * grad**order, old), olds, grads
             )
 
         count = jnp.where(good, optax.safe_increment(state.count), state.count)
-        mu, nu = moment(b1, 1), moment(b2, 2)
+        mu, nu = moment(state.mu, b1, 1), moment(state.nu, b2, 2)
         # A run whose first step is bad has a count of 0 and moments of 0.
         correct_mu, correct_nu = (1 / (1 - decay ** jnp.maximum(count, 1)) for decay in (b1, b2))
         updates = jax.tree.map(lambda m, v: m * correct_mu / (jnp.sqrt(v * correct_nu) + eps), mu, nu)
